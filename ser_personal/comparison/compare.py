@@ -13,7 +13,6 @@ from ser_personal.calibration.controls import no_controls
 from ser_personal.calibration.table import MOMENTS
 from ser_personal.comparison.runs import (
     ComparedRun,
-    GapPoint,
     added_run,
     find_runs,
     named_folder,
@@ -28,7 +27,7 @@ from ser_personal.scores import ccc_from_sums
 from ser_personal.types import ATTRIBUTES, AtLeastTwo, Seed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Mapping, Sequence
 
     import pandas as pd
     from numpy.typing import NDArray
@@ -76,16 +75,15 @@ def compare(
     found += [added_run(argument, found) for argument in ([add] if isinstance(add, str) else add or [])]
     tests = join_runs(found)
     base, bootstrap = find_baseline(tests, baseline or tests[0].systems[0].recipe), Bootstrap(resamples, seed)
-    sets = [compare_systems(test, base, bootstrap, min_utterances, gap_points(found)) for test in tests]
+    sets = [compare_systems(test, base, bootstrap, min_utterances, gap_sides(found)) for test in tests]
     costs, pretrained = recipe_costs(found), pretraining_scores(found)
     stem = (named_folder(runs[0])[1] if out is None else Path(out)) / name
-    tables = {
-        f"{stem}.csv": pages.flat(sets, costs),
-        f"{stem}_pretraining.csv": pretrained,
-        f"{stem}_gap.csv": pages.flat_gaps(sets),
+    texts = {
+        f"{stem}.md": pages.page(sets, costs, pretrained, base, bootstrap),
+        f"{stem}.csv": pages.flat(sets, costs).to_csv(index=False),
     }
-    texts = {f"{stem}.md": pages.page(sets, costs, pretrained, base, bootstrap)}
-    texts |= {path: table.to_csv(index=False) for path, table in tables.items() if len(table)}
+    if len(pretrained):
+        texts[f"{stem}_pretraining.csv"] = pretrained.to_csv(index=False)
     if latex is not None:
         texts[latex] = pages.latex(sets, base)
     for path, text in texts.items():
@@ -167,7 +165,7 @@ def join_runs(runs: Sequence[ComparedRun]) -> list[TestSet]:
     import pandas as pd
 
     table = pd.concat(
-        run.moments.assign(recipe=run.recipe, seed="" if run.seed is None else str(run.seed)) for run in runs
+        run.moments.assign(recipe=run.name, seed="" if run.seed is None else str(run.seed)) for run in runs
     )
     twice = table[table.duplicated(["recipe", "seed", "split", "row", "draw", "attribute", "speaker"])]
     if len(twice):
@@ -189,10 +187,10 @@ def _no_controls(split: str, runs: Sequence[ComparedRun]) -> list[str]:
         of_split = run.metrics.get("splits", {}).get(split, {})
         if of_split.get("permuted_speakers") == 0:
             what = "so it is not a control: it repeats the unpermuted model"
-            notes.append(f"{run.recipe} permuted no speaker of {split}, {what}")
+            notes.append(f"{run.name} permuted no speaker of {split}, {what}")
         if of_split and "training_speakers" in run.metrics:
             said = no_controls(run.metrics["pldc"]["k"], run.metrics["training_speakers"])
-            notes += [f"{run.recipe}: {said}"] if said else []
+            notes += [f"{run.name}: {said}"] if said else []
     return list(dict.fromkeys(notes))
 
 
@@ -259,17 +257,7 @@ class ComparedRow:
 
     system: System
     scores: dict[str, Estimate]
-    gains: dict[str, Estimate | None]  # over the baseline, paired; None of the baseline itself
-
-
-@dataclass(frozen=True)
-class GapRow:
-    """One recipe at one number of training speakers, uncalibrated."""
-
-    recipe: str
-    training_speakers: int  # on each side
-    seeds: int  # of the side that has fewer
-    scores: dict[str, dict[str, Estimate]]  # of the sides and their paired difference, `gap`; by metric
+    gains: dict[str, Estimate] | None  # over the baseline, paired; None of the baseline itself
 
 
 @dataclass(frozen=True)
@@ -278,7 +266,7 @@ class ComparedSet:
 
     test: TestSet
     rows: tuple[ComparedRow, ...]
-    gaps: tuple[GapRow, ...]  # by recipe, then by number of training speakers
+    gaps: dict[str, dict[str, Estimate]]  # name of each dependent system -> paired difference to the independent one
     counted: int  # speakers in A-CCC, the same for all rows
     min_utterances: int  # that they have
 
@@ -302,13 +290,13 @@ def compare_systems(
     baseline: str,
     bootstrap: Bootstrap,
     min_utterances: int = 10,
-    points: Sequence[GapPoint] = (),
+    sides: Mapping[str, str] | None = None,
 ) -> ComparedSet:
     """Score every system by the same bootstrap resamples of the speakers.
 
     A-CCC counts, for all systems alike, the speakers with enough utterances whose CCC is defined in every system. The
-    others are compared with the system that `baseline` names; where this set lacks it, differences are NaN. `points`
-    are the dependent sides of the personalisation gap; those without the independent side are left out.
+    others are compared with the system that `baseline` names; where this set lacks it, differences are NaN. `sides` are
+    those of the personalisation gap, names of dependent systems -> of independent ones.
     """
     weights, counted = bootstrap.weights([None] * len(test.speakers)), test.counted(min_utterances)
     number = {"overall_ccc": len(test.speakers), "average_ccc": int(counted.sum())}
@@ -318,43 +306,25 @@ def compare_systems(
     }
     drawn.setdefault(baseline, dict.fromkeys(number, np.full(len(weights), np.nan)))
 
-    def estimates(name: str, minus: str | None = None) -> dict[str, Estimate]:
-        of = drawn[name]
-        if minus is not None:
-            of = {metric: without_rounding(of[metric] - drawn[minus][metric]) for metric in number}
-        return {metric: bootstrap.estimate(of[metric], number[metric]) for metric in number}
+    def difference(name: str, other: str) -> dict[str, Estimate]:
+        differences = {metric: without_rounding(drawn[name][metric] - drawn[other][metric]) for metric in number}
+        return {metric: bootstrap.estimate(differences[metric], number[metric]) for metric in number}
 
-    def gains(name: str) -> dict[str, Estimate | None]:
-        return dict.fromkeys(number) if name == baseline else {**estimates(name, baseline)}
-
+    rows = []
+    for system in test.systems:
+        scores = {metric: bootstrap.estimate(drawn[system.name][metric], number[metric]) for metric in number}
+        rows.append(ComparedRow(system, scores, None if system.name == baseline else difference(system.name, baseline)))
     return ComparedSet(
         test=test,
-        rows=tuple(ComparedRow(system, estimates(system.name), gains(system.name)) for system in test.systems),
-        gaps=tuple(_gaps(test, points, estimates)),
+        rows=tuple(rows),
+        gaps={one: difference(one, other) for one, other in (sides or {}).items() if {one, other} <= drawn.keys()},
         counted=number["average_ccc"],
         min_utterances=min_utterances,
     )
 
 
-def gap_points(runs: Sequence[ComparedRun]) -> list[GapPoint]:
-    """The dependent sides of the personalisation gap, by recipe, then by number of training speakers."""
-    points = list(dict.fromkeys(replace(run.point, side="dependent") for run in runs if run.point is not None))
-    recipes = list(dict.fromkeys(point.recipe for point in points))
-    return sorted(points, key=lambda point: (recipes.index(point.recipe), point.training_speakers))
-
-
-def _gaps(test: TestSet, points: Sequence[GapPoint], estimates: Callable[..., dict[str, Estimate]]) -> list[GapRow]:
-    raw = {system.recipe: system for system in reversed(test.systems)}
-    rows = []
-    for point in points:
-        dependent, independent = raw.get(point.name), raw.get(replace(point, side="independent").name)
-        if dependent is None or independent is None:
-            continue
-        scores = {
-            "independent": estimates(independent.name),
-            "dependent": estimates(dependent.name),
-            "gap": estimates(dependent.name, independent.name),
-        }
-        seeds = min(dependent.seeds, independent.seeds)
-        rows.append(GapRow(point.recipe, point.training_speakers, seeds, scores))
-    return rows
+def gap_sides(runs: Sequence[ComparedRun]) -> dict[str, str]:
+    """The sides of the personalisation gap, uncalibrated, by number of training speakers: dependent -> independent."""
+    of_gap = sorted((run for run in runs if run.training_speakers), key=lambda run: run.training_speakers or 0)
+    names = ([replace(run, side=side).name for side in ("dependent", "independent")] for run in of_gap)
+    return {f"{dependent}/raw": f"{independent}/raw" for dependent, independent in names}

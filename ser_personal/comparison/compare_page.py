@@ -11,7 +11,7 @@ from ser_personal.calibration.table import decimal
 from ser_personal.comparison.runs import duration, training_costs
 from ser_personal.evaluation.run_files import RIDGE
 from ser_personal.files import atomic_write
-from ser_personal.report.bootstrap import gain, with_interval
+from ser_personal.report.bootstrap import interval, signed_interval
 from ser_personal.report.figures import CALIBRATED, INK, RAW, short, style
 
 if TYPE_CHECKING:
@@ -76,8 +76,8 @@ def _section(compared: ComparedSet) -> list[str]:
             row.system.recipe,
             row.system.calibration + (" (oracle)" if row.system.is_oracle else ""),
             str(row.system.seeds),
-            *map(with_interval, row.scores.values()),
-            *map(gain, row.gains.values()),
+            *map(interval, row.scores.values()),
+            *(_gain(row, metric) for metric in METRICS),
         ]
         for row in compared.rows
     ]
@@ -131,17 +131,14 @@ def _costs(costs: pd.DataFrame) -> list[str]:
 def _gaps(sets: Sequence[ComparedSet]) -> list[str]:
     with_gap = [compared for compared in sets if compared.gaps]
     parts = ["## Personalisation gap", READ_GAP] if with_gap else []
-    headings = ["recipe", "training speakers", "seeds"]
-    headings += [f"{name} {side}" for name in METRICS.values() for side in SIDES]
-    formatted = {"independent": with_interval, "dependent": with_interval, "gap": gain}
     for compared in with_gap:
-        rows = [
-            [row.recipe, str(row.training_speakers), str(row.seeds)]
-            + [formatted[side](row.scores[side][metric]) for metric in METRICS for side in SIDES]
-            for row in compared.gaps
-        ]
-        parts += [f"### {compared.test.title}", about(compared), _table(headings, rows)]
+        rows = [[name, *map(signed_interval, gap.values())] for name, gap in compared.gaps.items()]
+        parts += [f"### {compared.test.title}", _table(["dependent side", "O-CCC gap", "A-CCC gap"], rows)]
     return parts
+
+
+def _gain(row: ComparedRow, metric: str) -> str:
+    return "baseline" if row.gains is None else signed_interval(row.gains[metric])
 
 
 def flat(sets: Sequence[ComparedSet], costs: pd.DataFrame) -> pd.DataFrame:
@@ -159,42 +156,25 @@ def flat(sets: Sequence[ComparedSet], costs: pd.DataFrame) -> pd.DataFrame:
             "seeds": row.system.seeds,
             "speakers": len(compared.test.speakers),
             "average_ccc_speakers": compared.counted,
-            **_numbers(row.scores),
-            **_numbers({f"{metric}_difference": gained for metric, gained in row.gains.items()}),
             "training_seconds": seconds.get(row.system.recipe),
+            **_numbers(row.scores),
+            **_numbers(row.gains, "_difference"),
+            **_numbers(compared.gaps.get(row.system.name), "_gap"),
         }
         for compared in sets
         for row in compared.rows
     )
 
 
-def flat_gaps(sets: Sequence[ComparedSet]) -> pd.DataFrame:
-    """One line a recipe, number of training speakers, test set and attribute; blank where undefined."""
-    import pandas as pd
-
-    return pd.DataFrame(
-        {
-            "split": compared.test.split,
-            "attribute": compared.test.attribute,
-            "recipe": row.recipe,
-            "training_speakers": row.training_speakers,
-            "seeds": row.seeds,
-            "speakers": len(compared.test.speakers),
-            "average_ccc_speakers": compared.counted,
-            **_numbers({f"{metric}_{side}": row.scores[side][metric] for metric in METRICS for side in SIDES}),
+def _numbers(estimates: Mapping[str, Estimate] | None, what: str = "") -> dict[str, float]:
+    numbers: dict[str, float] = {}
+    for metric, estimate in (estimates or {}).items():
+        numbers |= {
+            f"{metric}{what}": estimate.value,
+            f"{metric}{what}_low": estimate.low,
+            f"{metric}{what}_high": estimate.high,
         }
-        for compared in sets
-        for row in compared.gaps
-    )
-
-
-def _numbers(estimates: Mapping[str, Estimate | None]) -> dict[str, float | None]:
-    ends = {"": "value", "_low": "low", "_high": "high"}
-    return {
-        f"{name}{end}": None if estimate is None else getattr(estimate, field)
-        for name, estimate in estimates.items()
-        for end, field in ends.items()
-    }
+    return numbers
 
 
 def summary(compared: ComparedSet) -> list[ComparedRow]:
@@ -209,7 +189,8 @@ def row_label(row: ComparedRow) -> str:
 
 
 def _cells(row: ComparedRow) -> list[str]:
-    return [row_label(row), *(decimal(score.value) for score in row.scores.values()), gain(row.gains["average_ccc"])]
+    scores = [decimal(score.value) for score in row.scores.values()]
+    return [row_label(row), *scores, _gain(row, "average_ccc")]
 
 
 def show_sets(sets: Sequence[ComparedSet], baseline: str, page: str) -> None:
@@ -234,59 +215,37 @@ def show_sets(sets: Sequence[ComparedSet], baseline: str, page: str) -> None:
     for compared in sets:
         about_set = f"{compared.test.split}, {compared.test.attribute}: {about(compared)}"
         console.print(about_set, style="dim", markup=False)
-    compared_to = [one for one in sets if any(row.gains["average_ccc"] is not None for row in summary(one))]
-    if without := [f"{one.test.split}, {one.test.attribute}" for one in compared_to if not _gains(one)]:
-        lacking = f"{baseline} predicts nothing to compare with of {'; '.join(without)}: --baseline names another."
-        console.print(lacking, markup=False, soft_wrap=True)
     under = f"Differences are to {baseline}, paired, with 95 % intervals over speakers; the controls are in {page}."
     console.print(under, markup=False, soft_wrap=True)
 
 
 def latex(sets: Sequence[ComparedSet], baseline: str) -> str:
     """The table of the screen for a paper, with booktabs' lines."""
-    named = {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"}
-    escapes = str.maketrans({sign: f"\\{sign}" for sign in "&%$#_{}"} | named)
+    import pandas as pd
 
-    def signs(text: str) -> str:
-        return text.translate(escapes)
-
-    lines = [f"% differences in A-CCC to {baseline}, paired, 95 % intervals over speakers", r"\begin{tabular}{lrrr}"]
-    lines += [r"\toprule", r"Recipe & O-CCC & A-CCC & Difference in A-CCC \\"]
-    for compared in sets:
-        lines += [
-            r"\midrule",
-            rf"\multicolumn{{4}}{{l}}{{{signs(f'{compared.test.split}, {compared.test.attribute}')}}} \\",
-        ]
-        for row in summary(compared):
-            cells = " & ".join(map(signs, _cells(row)))
-            lines.append(rf"{cells} \\".replace("-.", "$-$.").replace("+.", "$+$."))
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
-
-
-def _gains(compared: ComparedSet) -> list[tuple[Estimate, ComparedRow]]:
-    """What each row gains over the baseline, the greatest first; empty where the set lacks the baseline."""
-    found = [(gained, row) for row in summary(compared) if (gained := row.gains["average_ccc"]) is not None]
-    return sorted((pair for pair in found if not isnan(pair[0].value)), key=lambda pair: -pair[0].value)
+    rows = [[compared.test.title, *_cells(row)] for compared in sets for row in summary(compared)]
+    table = pd.DataFrame(rows, columns=["Test set", "Recipe", "O-CCC", "A-CCC", "Difference in A-CCC"])
+    text = table.to_latex(index=False, escape=True, column_format="llrrr").replace("-.", "$-$.").replace("+.", "$+$.")
+    return f"% differences in A-CCC to {baseline}, paired, 95 % intervals over speakers\n{text}"
 
 
 def draw_forest(sets: Sequence[ComparedSet], baseline: str, path: Path) -> None:
-    """Draw what each row of the summary gains in A-CCC over the baseline, the greatest gain first."""
+    """Draw what each row of the summary gains in A-CCC over the baseline."""
     from matplotlib.figure import Figure
 
-    sets = [compared for compared in sets if _gains(compared)] or sets
-    gains = [_gains(compared) for compared in sets]
-    heights = [1.0 + 0.3 * max(len(rows), 1) for rows in gains]
+    rows_of = [[row for row in summary(compared) if row.gains is not None] for compared in sets]
+    heights = [1.0 + 0.3 * max(len(rows), 1) for rows in rows_of]
     with style():
         figure = Figure(figsize=(6.5, sum(heights)), layout="constrained", dpi=150)
         panels = figure.subplots(len(sets), 1, squeeze=False, height_ratios=heights)[:, 0]
-        for axes, compared, rows in zip(panels, sets, gains, strict=True):
+        for axes, compared, rows in zip(panels, sets, rows_of, strict=True):
             axes.axvline(0, color=INK, linewidth=0.8, linestyle=":")
-            for y, (estimate, row) in enumerate(rows):
+            for y, row in enumerate(rows):
+                estimate = (row.gains or {})["average_ccc"]
                 colour = CALIBRATED if row.system.calibration == "sigma" else RAW
-                if estimate.refused is None:
-                    axes.plot([estimate.low, estimate.high], [y, y], color=colour)
+                axes.plot([estimate.low, estimate.high], [y, y], color=colour)
                 axes.plot([estimate.value], [y], "o", color=colour, markersize=6)
-            axes.set_yticks(range(len(rows)), [short(row_label(row), LONGEST) for _, row in rows])
+            axes.set_yticks(range(len(rows)), [short(row_label(row), LONGEST) for row in rows])
             axes.set_ylim(max(len(rows), 1) - 0.4, -0.6)
             axes.set_title(compared.test.title)
             axes.grid(axis="x")

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from ser_personal.calibration.command import require_on_scale
 from ser_personal.calibration.table import CalibrationRow, speaker_moments
 from ser_personal.corpus.splits import first_few
-from ser_personal.corpus.table import is_called_like, read_number, read_rows
+from ser_personal.corpus.table import read_number, read_rows
 from ser_personal.errors import UserError
 from ser_personal.evaluation.run_files import (
     METRICS,
@@ -48,11 +47,6 @@ class StageCost:
     speech_seconds: float | None = None  # of audio through the model, every epoch counted
     trained_parameters: int | None = None
 
-    @classmethod
-    def of(cls, measured: dict[str, Any]) -> Self:
-        """Take its fields from a record, which may have others."""
-        return cls(**{field.name: measured[field.name] for field in fields(cls) if field.name in measured})
-
 
 def duration(seconds: float) -> str:
     """Seconds in a readable unit: 45 s, 12 min, 3.4 h."""
@@ -61,26 +55,9 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"
 
 
-@dataclass(frozen=True)
-class PretrainingScores:
-    """Masked prediction of the checkpoint that a pre-training kept, as its validation logged it."""
-
-    val_loss: float  # nats per masked frame, on held-out utterances of pre-training speakers
-    val_accuracy: float  # share of masked frames
-    val_loss_unseen_speakers: float | None = None  # None where the corpus has no such speakers
-    val_accuracy_unseen_speakers: float | None = None
-
-    @classmethod
-    def read(cls, folder: Path) -> Self | None:
-        """Find them in a fit's folder; None where it was no pre-training, or its loss was not finite."""
-        # imports lightning
-        from ser_personal.training.checkpoints import SCORES
-
-        for path in sorted(folder.glob(f"*{SCORES}")):
-            scores = json.loads(path.read_text(encoding="utf-8"))
-            if scores.get("val_codebook_usage") is not None and scores["val_loss"] is not None:
-                return cls(**{field.name: scores.get(field.name) for field in fields(cls)})
-        return None
+# of masked prediction, by the checkpoint that a pre-training kept: nats per masked frame and share of masked frames, on
+# held-out utterances of pre-training speakers, and on speakers outside pre-training
+PRETRAINING_SCORES = ("val_loss", "val_accuracy", "val_loss_unseen_speakers", "val_accuracy_unseen_speakers")
 
 
 @dataclass(frozen=True)
@@ -89,16 +66,15 @@ class RunRecord:
 
     name: str
     kind: Literal["recipe", "preparation"]
-    inputs: str  # hash of everything that the run depends on
     seed: int | None  # None where one run serves all seeds; fold and attribute likewise
     fold: int | None
     attribute: str | None
     results: str | None  # folder of speaker_moments.csv, relative to the run's
-    needs: tuple[str, ...]  # folders of the preparation runs that it used, directly or not, relative to the study's
-    stages: tuple[StageCost, ...]
+    needs: Sequence[str]  # folders of the preparation runs that it used, directly or not, relative to the study's
+    stages: Sequence[StageCost]
     training_speakers: int | None = None  # in a study of the personalisation gap
     side: str | None = None  # of the gap: dependent or independent
-    pretraining: PretrainingScores | None = None
+    pretraining: dict[str, float | None] | None = None  # `PRETRAINING_SCORES`, None of another run
 
     def write(self, folder: Path) -> None:
         """Write done.json."""
@@ -107,40 +83,23 @@ class RunRecord:
 
 def read_record(folder: Path) -> RunRecord:
     """Read done.json; a UserError says where it is damaged."""
-    path = folder / DONE
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        stages = tuple(StageCost.of(stage) for stage in content.pop("stages"))
-        scores = content.pop("pretraining", None)
-        pretraining = None if scores is None else PretrainingScores(**scores)
-        rest = {"needs": tuple(content["needs"]), "stages": stages, "pretraining": pretraining}
-        return RunRecord(**content | rest)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(
-            "isn't the record of a run", where=path, remedy="Delete it, and run `ser study` again"
-        ) from error
+    record: RunRecord = _read(RunRecord, folder / DONE)
+    stages: Sequence[Any] = record.stages
+    return replace(record, stages=[StageCost(**stage) for stage in stages])
 
 
 def read_stage(path: Path) -> StageCost:
     """Read the cost of one stage; a UserError says where it is damaged."""
+    cost: StageCost = _read(StageCost, path)
+    return cost
+
+
+def _read(kind: Any, path: Path) -> Any:
+    content = read_json(path)
     try:
-        return StageCost.of(read_json(path))
+        return kind(**{field.name: content[field.name] for field in fields(kind) if field.name in content})
     except TypeError as error:
-        raise UserError("isn't the cost of a stage", where=path, remedy="Delete it") from error
-
-
-@dataclass(frozen=True)
-class GapPoint:
-    """One side of the personalisation gap at one number of training speakers."""
-
-    recipe: str
-    training_speakers: int
-    side: str  # dependent, the test speakers among the training speakers, or independent
-
-    @property
-    def name(self) -> str:
-        """As a row of the comparison: `vanilla, 50 speakers, dependent`."""
-        return f"{self.recipe}, {self.training_speakers} speakers, {self.side}"
+        raise UserError("is damaged", where=path, remedy="Delete it, and run the command again") from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,11 +109,17 @@ class ComparedRun:
     recipe: str
     seed: int | None  # None where the recipe has one run for all seeds
     moments: pd.DataFrame  # speaker_moments.csv
-    stages: tuple[StageCost, ...]  # of a test outside a study only the test itself
-    needs: tuple[RunRecord, ...] = ()  # preparation runs that it used
-    point: GapPoint | None = None  # None where the study is not of the personalisation gap
+    stages: Sequence[StageCost] = ()  # of a test outside a study only the test itself
+    needs: dict[Path, RunRecord] = field(default_factory=dict)  # preparation runs that it used, by folder
+    training_speakers: int | None = None  # in a study of the personalisation gap, as `side`
+    side: str | None = None
     metrics: dict[str, Any] = field(default_factory=dict)  # metrics.json, empty where there is none
     folder: Path | None = None  # of its files; None where they aren't on disk
+
+    @property
+    def name(self) -> str:
+        """As a row of the comparison: `vanilla`, or of a gap `vanilla, 50 speakers, dependent`."""
+        return self.recipe if self.side is None else f"{self.recipe}, {self.training_speakers} speakers, {self.side}"
 
 
 def find_runs(folders: Sequence[str]) -> list[ComparedRun]:
@@ -172,7 +137,10 @@ def find_runs(folders: Sequence[str]) -> list[ComparedRun]:
                 where=folder,
                 remedy="Give folders of `ser test`, or of a study whose runs have ended",
             )
-        runs += found if name is None else _named(found, name)
+        if name is not None:
+            several = len({run.recipe for run in found}) > 1
+            found = [replace(run, recipe=f"{name}/{run.recipe}" if several else name) for run in found]
+        runs += found
     return runs
 
 
@@ -186,30 +154,25 @@ def named_folder(argument: str) -> tuple[str | None, Path]:
     return name, Path(folder)
 
 
-def _named(runs: Sequence[ComparedRun], name: str) -> list[ComparedRun]:
-    recipes = [run.recipe if run.point is None else run.point.recipe for run in runs]
-    named = []
-    for run, recipe in zip(runs, recipes, strict=True):
-        own = name if len(set(recipes)) == 1 else f"{name}/{recipe}"
-        point = None if run.point is None else replace(run.point, recipe=own)
-        named.append(replace(run, recipe=own if point is None else point.name, point=point))
-    return named
-
-
 def _of_study(folder: Path) -> list[ComparedRun]:
     runs = []
     for path in sorted(folder.rglob(DONE)):
         run, record = path.parent, read_record(path.parent)
         if record.kind == "recipe" and record.results is not None:
             study = next((parent.parent for parent in run.absolute().parents if parent.name == "runs"), run)
-            needs = tuple(read_record(study / need) for need in record.needs if (study / need / DONE).is_file())
-            point, results = None, run / record.results
-            if record.training_speakers is not None and record.side is not None:
-                point = GapPoint(record.name, record.training_speakers, record.side)
-            name = record.name if point is None else point.name
-            moments = read_moments(results / SPEAKER_MOMENTS)
+            needs, results = [study / need for need in record.needs], run / record.results
             runs.append(
-                ComparedRun(name, record.seed, moments, record.stages, needs, point, _metrics(results), results)
+                ComparedRun(
+                    record.name,
+                    record.seed,
+                    read_moments(results / SPEAKER_MOMENTS),
+                    record.stages,
+                    {need: read_record(need) for need in needs if (need / DONE).is_file()},
+                    record.training_speakers,
+                    record.side,
+                    _metrics(results),
+                    results,
+                )
             )
     return runs
 
@@ -257,25 +220,21 @@ def ridge_runs(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
     rows = pd.concat(found).drop_duplicates()
     ridges = [own for _, own in rows.groupby(rows.groupby(["split", "attribute", "speaker"]).cumcount())]
     names = [RIDGE] if len(ridges) == 1 else [f"{RIDGE} {number}" for number in range(1, len(ridges) + 1)]
-    return [*others, *(ComparedRun(name, None, own, ()) for name, own in zip(names, ridges, strict=True))]
-
-
-# ends of columns that hold no predictions: labels, bounds of intervals, uncertainty
-_NO_PREDICTION = ("_label", "_low", "_high", "_std")
+    return [*others, *(ComparedRun(name, None, own) for name, own in zip(names, ridges, strict=True))]
 
 
 def added_run(argument: str, runs: Sequence[ComparedRun]) -> ComparedRun:
     """Read another method's predictions of the utterances that the runs were tested on, from NAME=FILE[:ENDING].
 
-    The file has a column utterance, and one for each attribute: arousal or arousal_raw, or with an ending such as sigma
-    arousal_sigma. The labels are those of the runs' predictions.csv.
+    The file has a column utterance, and one for each attribute: arousal, or with an ending such as sigma arousal_sigma,
+    in any case. The labels are those of the runs' predictions.csv.
     """
     import pandas as pd
 
     name, equals, file = argument.partition("=")
     if not (name and equals and file):
         raise UserError("isn't NAME=FILE", where=f"--add {argument}", remedy='Write it as in --add "mine=mine.csv"')
-    if name in {run.recipe for run in runs}:
+    if name in {run.name for run in runs}:
         raise UserError("a run has this name", where=f"--add {argument}", remedy=f"Choose another, such as my_{name}")
     tested = _tested_utterances(runs)
     ending = ""
@@ -284,24 +243,22 @@ def added_run(argument: str, runs: Sequence[ComparedRun]) -> ComparedRun:
     path = Path(file)
     rows = read_rows(path, required=("utterance",), filled=("utterance",), any_case=("utterance",))
     listed, expected = Counter(row["utterance"] for row in rows), set(tested["utterance"])
-    if expected.isdisjoint(listed):
-        remedy = f"Call them as in {PREDICTIONS} of the runs, such as {min(expected)}"
-        raise UserError(f"names no utterance as the runs do, such as {min(listed)}", where=path, remedy=remedy)
-    lacks = f"lacks {{}} of {len(expected)} utterances that the runs were tested on"
-    for what, found, remedy in (
-        ("lists {} utterances more than once", {one for one in listed if listed[one] > 1}, "Keep one row of each"),
-        ("lists {} utterances that no run was tested on", listed.keys() - expected, "Leave them out"),
-        (lacks, expected - listed.keys(), "Predict those, too, or compare runs on the utterances that it has"),
+    for what, found in (
+        ("lists {} utterances more than once", {one for one in listed if listed[one] > 1}),
+        ("lists {} utterances that no run was tested on", listed.keys() - expected),
+        (f"lacks {{}} of {len(expected)} utterances that the runs were tested on", expected - listed.keys()),
     ):
         if found:
+            remedy = f"Give one row for each utterance in {PREDICTIONS} of the runs"
             raise UserError(f"{what.format(len(found))}: {first_few(sorted(found))}", where=path, remedy=remedy)
     attributes = [one for one in ATTRIBUTES if f"{one}_label" in tested]
-    chosen = {one: _column_of(one, list(rows[0]), argument, path, ending) for one in attributes}
-    predicted = {one: column for one, column in chosen.items() if column is not None}
+    column_of = {name.lower(): name for name in rows[0]}
+    wanted = {one: f"{one}_{ending}".lower() if ending else one for one in attributes}
+    predicted = {one: column_of[column] for one, column in wanted.items() if column in column_of}
     if not predicted:
-        what = f"has no column of predictions (found: {', '.join(rows[0])})"
-        expected_name = f"{attributes[0]}_{ending}" if ending else attributes[0]
-        raise UserError(what, where=path, remedy=f"Name it by the attribute, such as {expected_name}")
+        what = f"no column {' or '.join(wanted.values())} (found: {', '.join(rows[0])})"
+        remedy = f'Rename it. Write it as in --add "{name}={file}:raw" where it has an ending'
+        raise UserError(what, where=path, remedy=remedy)
     values_of = {
         row["utterance"]: [
             read_number(row, column, f"{path}, utterance {row['utterance']}", "Give a prediction")
@@ -320,31 +277,7 @@ def added_run(argument: str, runs: Sequence[ComparedRun]) -> ComparedRun:
         scores = score(values, labels, speakers, list(predicted))
         row = CalibrationRow("raw", scores, is_oracle=False, predictions=values[None])
         moments.append(speaker_moments(str(split), [row], labels, speakers))
-    return ComparedRun(name, None, pd.concat(moments), ())
-
-
-def _column_of(attribute: str, header: Sequence[str], argument: str, path: Path, ending: str) -> str | None:
-    """The column of an attribute's predictions, in any case; None where there is none."""
-    of_attribute = [name for name in header if name.lower() == attribute or name.lower().startswith(f"{attribute}_")]
-    found = [name for name in of_attribute if not name.lower().endswith(_NO_PREDICTION)]
-    if ending:
-        chosen = next((name for name in of_attribute if name.lower() == f"{attribute}_{ending.lower()}"), None)
-        if chosen is None and found:
-            what = f"no column {attribute}_{ending}, beside {', '.join(found)}"
-            raise UserError(what, where=path, remedy=f"Leave {attribute} out of the table, or add the column")
-        return chosen
-    if not any(name.lower() in {attribute, f"{attribute}_raw"} for name in found):
-        others = [name for name in header if name not in of_attribute and is_called_like(name, attribute)]
-        if others:
-            remedy = f"Rename it to {attribute}, or if it is something else, to that"
-            raise UserError(f"no column {attribute}, and {others[0]} isn't read", where=path, remedy=remedy)
-        return None
-    if len(found) > 1:
-        endings = [name[len(attribute) + 1 :] for name in found if name.lower() != attribute]
-        example = f', or choose it by its ending, as in --add "{argument}:{endings[-1]}"' if endings else ""
-        remedy = f"Keep the one that is meant{example}"
-        raise UserError(f"has several columns for {attribute}: {', '.join(found)}", where=path, remedy=remedy)
-    return found[0]
+    return ComparedRun(name, None, pd.concat(moments))
 
 
 def _tested_utterances(runs: Sequence[ComparedRun]) -> pd.DataFrame:
@@ -385,10 +318,10 @@ def recipe_costs(runs: Sequence[ComparedRun]) -> pd.DataFrame:
 
     key, measured = ["recipe", "stage", "is_shared", "command"], [field.name for field in fields(StageCost)][1:]
     rows = []
-    for recipe in dict.fromkeys(run.recipe for run in runs):
-        own = [run for run in runs if run.recipe == recipe]
-        needed = dict.fromkeys(record for run in own for record in run.needs)
-        stages = [(record.name, True, stage) for record in needed for stage in record.stages]
+    for recipe in dict.fromkeys(run.name for run in runs):
+        own = [run for run in runs if run.name == recipe]
+        needed = {folder: record for run in own for folder, record in run.needs.items()}
+        stages = [(record.name, True, stage) for record in needed.values() for stage in record.stages]
         stages += [(stage.command, False, stage) for run in own for stage in run.stages]
         rows += [
             {"recipe": recipe, "stage": name, "is_shared": shared, **asdict(stage)} for name, shared, stage in stages
@@ -410,10 +343,10 @@ def pretraining_scores(runs: Sequence[ComparedRun]) -> pd.DataFrame:
     """Mean scores of each pre-training that the runs used, over its own runs; NaN where one of these lacks a score."""
     import pandas as pd
 
-    records = dict.fromkeys(record for run in runs for record in run.needs)
-    names = [field.name for field in fields(PretrainingScores)]
-    rows = [{"step": each.name, **asdict(each.pretraining)} for each in records if each.pretraining is not None]
-    table = pd.DataFrame(rows, columns=["step", *names]).astype(dict.fromkeys(names, float)).groupby("step", sort=False)
-    means = table.agg(pd.Series.mean, skipna=False)
-    means.insert(0, "runs", table.size())
+    records = {folder: record for run in runs for folder, record in run.needs.items()}
+    rows = [{"step": each.name, **each.pretraining} for each in records.values() if each.pretraining is not None]
+    table = pd.DataFrame(rows, columns=["step", *PRETRAINING_SCORES]).astype(dict.fromkeys(PRETRAINING_SCORES, float))
+    of_steps = table.groupby("step", sort=False)
+    means = of_steps.agg(pd.Series.mean, skipna=False)
+    means.insert(0, "runs", of_steps.size())
     return means.reset_index()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from ser_personal.evaluation.run_files import RunFiles, ScoredSet, SpeakerVectors
 
 
-ENOUGH_FOR_THIRDS = 30
 METRICS = {"overall_ccc": "O-CCC", "average_ccc": "A-CCC", "bias": "bias", "mean_absolute_error": "mean absolute error"}
 
 
@@ -38,47 +36,43 @@ class GroupScores:
     utterances: int  # labelled
 
 
-@dataclass(frozen=True, eq=False)
-class SpeakerSums:
-    """Each speaker's part in the scores of a group."""
+def speaker_sums(
+    predictions: NDArray[np.float64],
+    labels: NDArray[np.float64],
+    rows_of: Sequence[NDArray[np.int64]],
+    min_utterances: int,
+) -> NDArray[np.float64]:
+    """Each speaker's part in the scores of a group, of predictions and labels (utterances,), NaN where unlabelled.
 
-    # (speakers, 8): count, and sums of p, l, p², l², pl, p - l and |p - l|, for prediction p and label l minus the mean
-    # label, which keeps their precision
-    sums: NDArray[np.float64]
-    ccc: NDArray[np.float64]  # (speakers,), NaN where undefined or of too few utterances
+    Returns:
+        (speakers, 10): count, and sums of p, l, p², l², pl, p - l and |p - l|, for prediction p and label l minus the
+        mean label, which keeps their precision; then whether the speaker counts in A-CCC, and the CCC, else 0.
+    """
+    middle = np.nanmean(labels)
+    sums = np.zeros((len(rows_of), 10))
+    for index, all_rows in enumerate(rows_of):
+        rows = all_rows[~np.isnan(labels[all_rows])]
+        p, label = predictions[rows] - middle, labels[rows] - middle
+        error = p - label
+        summands = (np.ones(len(rows)), p, label, p**2, label**2, p * label, error, np.abs(error))
+        sums[index, :8] = [summand.sum() for summand in summands]
+        ccc = concordance(predictions[rows], labels[rows]) if len(rows) >= min_utterances else np.nan
+        if not np.isnan(ccc):
+            sums[index, 8:] = 1, ccc
+    return sums
 
-    @classmethod
-    def of(
-        cls,
-        predictions: NDArray[np.float64],
-        labels: NDArray[np.float64],
-        rows_of: Sequence[NDArray[np.int64]],
-        min_utterances: int,
-    ) -> SpeakerSums:
-        """Sum each speaker's rows of predictions and labels (utterances,); rows without a label are left out."""
-        middle = np.nanmean(labels)
-        sums, cccs = np.zeros((len(rows_of), 8)), np.full(len(rows_of), np.nan)
-        for index, all_rows in enumerate(rows_of):
-            rows = all_rows[~np.isnan(labels[all_rows])]
-            p, label = predictions[rows] - middle, labels[rows] - middle
-            error = p - label
-            summands = (np.ones(len(rows)), p, label, p**2, label**2, p * label, error, np.abs(error))
-            sums[index] = [summand.sum() for summand in summands]
-            if len(rows) >= min_utterances:
-                cccs[index] = concordance(predictions[rows], labels[rows])
-        return cls(sums, cccs)
 
-    def figures(self, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-        """Compute each of `METRICS`, (draws,), for weights (draws, speakers) of the speakers."""
-        defined = ~np.isnan(self.ccc)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            *sums, error, absolute = (weights @ self.sums).T
-            return {
-                "overall_ccc": ccc_from_sums(*sums),
-                "average_ccc": (weights[:, defined] @ self.ccc[defined]) / weights[:, defined].sum(axis=1),
-                "bias": error / sums[0],
-                "mean_absolute_error": absolute / sums[0],
-            }
+def figures(sums: NDArray[np.float64], weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """Compute each of `METRICS`, (draws,), of `speaker_sums` for weights (draws, speakers) of the speakers."""
+    *moments, error, absolute, counted, ccc = (weights @ sums).T
+    number = moments[0]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return {
+            "overall_ccc": ccc_from_sums(*moments),
+            "average_ccc": ccc / counted,
+            "bias": error / number,
+            "mean_absolute_error": absolute / number,
+        }
 
 
 @dataclass(frozen=True)
@@ -112,15 +106,8 @@ def compare_groups(
     """Score each group of utterances and compare it with all others.
 
     Where each speaker is in one group, groups keep their numbers of speakers in every draw; else all speakers are drawn
-    together, so that a gap within speakers is measured within speakers.
-
-    Args:
-        predictions: (utterances,), label points.
-        labels: (utterances,), NaN where missing.
-        speaker_ids: (utterances,); unknown speakers (None) are left out, since they can't be resampled.
-        partition: of these utterances.
-        min_utterances: labelled utterances a speaker must have within the group to count in A-CCC.
-        bootstrap: makes the intervals.
+    together, so that a gap within speakers is measured within speakers. Predictions and labels (utterances,) are in
+    label points, NaN where missing; unknown speakers (None) are left out, since they can't be resampled.
     """
     member = np.array([group or "" for group in partition.membership], dtype=object)
     rows_of = rows_by_speaker([id_ if group else None for id_, group in zip(speaker_ids, member, strict=True)])
@@ -132,8 +119,8 @@ def compare_groups(
     for name in partition.groups:
         inside = [rows[member[rows] == name] for rows in rows_of.values()]
         outside = [rows[member[rows] != name] for rows in rows_of.values()]
-        group, rest = (SpeakerSums.of(predictions, labels, rows, min_utterances) for rows in (inside, outside))
-        of_group, of_rest = group.figures(weights), rest.figures(weights)
+        group, rest = (speaker_sums(predictions, labels, rows, min_utterances) for rows in (inside, outside))
+        of_group, of_rest = figures(group, weights), figures(rest, weights)
         gap = {metric: of_group[metric] - of_rest[metric] for metric in METRICS}
         compared[name] = GroupComparison(
             _scores([group], of_group, bootstrap),
@@ -142,15 +129,17 @@ def compare_groups(
     return compared
 
 
-def _scores(sides: Sequence[SpeakerSums], figures: dict[str, NDArray[np.float64]], bootstrap: Bootstrap) -> GroupScores:
-    speakers = min(int((side.sums[:, 0] > 0).sum()) for side in sides)
-    counted = min(int((~np.isnan(side.ccc)).sum()) for side in sides)
+def _scores(
+    sides: Sequence[NDArray[np.float64]], values: dict[str, NDArray[np.float64]], bootstrap: Bootstrap
+) -> GroupScores:
+    speakers = min(int((sums[:, 0] > 0).sum()) for sums in sides)
+    counted = min(int(sums[:, 8].sum()) for sums in sides)
     number = {metric: counted if metric == "average_ccc" else speakers for metric in METRICS}
     return GroupScores(
-        **{metric: bootstrap.estimate(figures[metric], number[metric]) for metric in METRICS},
+        **{metric: bootstrap.estimate(values[metric], number[metric]) for metric in METRICS},
         speakers=speakers,
         counted_speakers=counted,
-        utterances=min(int(side.sums[:, 0].sum()) for side in sides),
+        utterances=min(int(sums[:, 0].sum()) for sums in sides),
     )
 
 
@@ -166,11 +155,8 @@ def by_label_region(test: ScoredSet, attribute: str, scale: tuple[float, float])
     labels = test.values(attribute, "label")
     low, high = scale
     first, second = low + (high - low) / 3, low + 2 * (high - low) / 3
-    names = (
-        f"low labels (below {first:g})",
-        f"middle labels ({first:g} to {second:g})",
-        f"high labels (above {second:g})",
-    )
+    lowest, middle = f"low labels (below {first:g})", f"middle labels ({first:g} to {second:g})"
+    names = (lowest, middle, f"high labels (above {second:g})")
     region = np.where(labels < first, 0, np.where(labels <= second, 1, 2))
     return Partition(
         f"label of {attribute}",
@@ -183,16 +169,14 @@ def by_label_region(test: ScoredSet, attribute: str, scale: tuple[float, float])
 
 
 def by_amount_of_speech(test: ScoredSet) -> Partition:
-    """Divide the speakers by their number of utterances, in thirds, or halves where they are few."""
-    amounts = np.array([speaker.utterances for speaker in test.speakers.values()], dtype=np.float64)
-    parts = 3 if len(amounts) >= ENOUGH_FOR_THIRDS else 2
-    cuts = np.unique(np.quantile(amounts, np.arange(1, parts) / parts).astype(int))
-    between = [f"{low + 1} to {high} utterances" for low, high in pairwise(cuts)]
-    names = [f"up to {cuts[0]} utterances", *between, f"over {cuts[-1]} utterances"]
-    part = np.searchsorted(cuts, amounts, side="left")
-    name_of = {speaker: names[which] for speaker, which in zip(test.speakers, part, strict=True)}
-    membership = tuple(None if speaker is None else name_of[speaker] for speaker in test.speaker_ids)
-    groups = tuple(names[which] for which in np.unique(part))
+    """Divide the speakers in halves by their number of utterances."""
+    amounts = {name: speaker.utterances for name, speaker in test.speakers.items()}
+    middle = int(np.median(list(amounts.values())))
+    few, many = f"up to {middle} utterances", f"over {middle} utterances"
+    membership = tuple(
+        None if speaker is None else few if amounts[speaker] <= middle else many for speaker in test.speaker_ids
+    )
+    groups = tuple(name for name in (few, many) if name in membership)
     note = "All test utterances of a speaker, labelled or not, which is also what calibrates them."
     return Partition("amount of speech", groups, membership, note)
 
@@ -220,7 +204,6 @@ class Harm:
     mean_change: Estimate  # of the CCC, over all these speakers
     worst_loss: float
     worst_speaker: str | None
-    harmed_of_gender: dict[str, tuple[int, int]]  # gender -> harmed speakers, all speakers
 
 
 def harm(run: RunFiles, test: ScoredSet, attribute: str, bootstrap: Bootstrap) -> Harm:
@@ -229,7 +212,6 @@ def harm(run: RunFiles, test: ScoredSet, attribute: str, bootstrap: Bootstrap) -
     speakers, changes = list(change_of), np.array(list(change_of.values()))
     harmed = changes < 0
     worst = int(np.argmin(changes)) if harmed.any() else None
-    genders = np.array([test.speakers[speaker].gender or "unknown" for speaker in speakers])
     return Harm(
         speakers=len(speakers),
         harmed=int(harmed.sum()),
@@ -237,9 +219,6 @@ def harm(run: RunFiles, test: ScoredSet, attribute: str, bootstrap: Bootstrap) -
         mean_change=bootstrap.mean(changes),
         worst_loss=0.0 if worst is None else float(-changes[worst]),
         worst_speaker=None if worst is None else speakers[worst],
-        harmed_of_gender={
-            str(name): (int(harmed[genders == name].sum()), int((genders == name).sum())) for name in np.unique(genders)
-        },
     )
 
 

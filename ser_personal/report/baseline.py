@@ -38,13 +38,8 @@ def ridge_baseline(
 ) -> NDArray[np.float64]:
     """Predict each attribute by a ridge regression whose penalty is chosen by leave-one-out on the training set.
 
-    Args:
-        train_features: (training utterances, features).
-        train_labels: (training utterances, attributes), label points, NaN where missing.
-        test_features: (test utterances, features).
-
-    Returns:
-        (test utterances, attributes), NaN for an attribute that no training utterance is labelled with.
+    Of features (utterances, features) and training labels (utterances, attributes), NaN where missing, it returns
+    (test utterances, attributes), NaN for an attribute that no training utterance is labelled with.
     """
     predictions = np.full((len(test_features), train_labels.shape[1]), np.nan)
     for attribute, labels in enumerate(train_labels.T):

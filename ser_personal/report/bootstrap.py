@@ -87,62 +87,44 @@ def signed(value: float) -> str:
 
 
 def interval(estimate: Estimate, number: Callable[[float], str] = decimal) -> str:
-    """A value with its interval, or the reason why it has none: .683 (.532 to .815)."""
-    return f"{number(estimate.value)} ({estimate.refused or f'{number(estimate.low)} to {number(estimate.high)}'})"
+    """A value, with its interval if it has one: .683 (.532 to .815)."""
+    value = number(estimate.value)
+    return value if estimate.refused else f"{value} ({number(estimate.low)} to {number(estimate.high)})"
 
 
 def signed_interval(estimate: Estimate) -> str:
-    """A difference with its interval, signed, or the reason why it has none."""
+    """A difference, signed, with its interval if it has one."""
     return interval(estimate, signed)
-
-
-def with_interval(estimate: Estimate) -> str:
-    """A value with its interval if it has one."""
-    return interval(estimate) if estimate.refused is None else decimal(estimate.value)
-
-
-def gain(estimate: Estimate | None) -> str:
-    """A difference to the baseline with its interval if it has one; None is the baseline itself."""
-    if estimate is None:
-        return "baseline"
-    return signed_interval(estimate) if estimate.refused is None else signed(estimate.value)
 
 
 Mark = Literal["helps", "open", "harms"]
 # what the difference of two rows means where its interval lies above 0, holds 0, and lies below
-CALIBRATION = ("calibration helps", "no effect of calibration is shown", "calibration harms")
-SIMILAR = (
-    "similar voices calibrate better than random ones",
-    "no gain of similar over random voices is shown",
-    "random voices calibrate better than similar ones",
-)
-MODEL = (
-    "the model is better than ridge regression",
-    "no difference to ridge regression is shown",
-    "ridge regression is better than the model",
-)
+CALIBRATION: dict[Mark, str] = {
+    "helps": "calibration helps",
+    "open": "no effect of calibration is shown",
+    "harms": "calibration harms",
+}
+SIMILAR: dict[Mark, str] = {
+    "helps": "similar voices calibrate better than random ones",
+    "open": "no gain of similar over random voices is shown",
+    "harms": "random voices calibrate better than similar ones",
+}
+MODEL: dict[Mark, str] = {
+    "helps": "the model is better than ridge regression",
+    "open": "no difference to ridge regression is shown",
+    "harms": "ridge regression is better than the model",
+}
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one paired difference in A-CCC shows."""
+    """What one paired difference in A-CCC shows; without an interval the question stays open."""
 
     row: str  # of the score table
     than: str  # the row that it is compared with
     gain: Estimate  # A-CCC of `row` minus that of `than`, over the same speakers
-    meanings: tuple[str, str, str]  # of a gain, of neither, and of a loss
-
-    @property
-    def mark(self) -> Mark:
-        """Where the interval lies; without one the question stays open."""
-        if self.gain.refused is not None or self.gain.low <= 0 <= self.gain.high:
-            return "open"
-        return "helps" if self.gain.value > 0 else "harms"
-
-    @property
-    def text(self) -> str:
-        """The verdict, a clause."""
-        return self.meanings[("helps", "open", "harms").index(self.mark)]
+    mark: Mark
+    text: str  # a clause
 
 
 def without_rounding(differences: ArrayLike) -> NDArray[np.float64]:
@@ -170,9 +152,11 @@ def verdicts(run: RunFiles, test: ScoredSet, attribute: str, bootstrap: Bootstra
     if asked and not run.no_controls:
         asked.append((run.chosen, "random_speakers", SIMILAR))
     asked.append(("raw", RIDGE, MODEL))
-    rows = {row.name for row in test.rows}
-    return [
-        Verdict(row, than, paired_gain(test, attribute, row, than, bootstrap), meanings)
-        for row, than, meanings in asked
-        if {row, than} <= rows
-    ]
+    found = []
+    for row, than, meanings in asked:
+        if {row, than} <= {each.name for each in test.rows}:
+            gain = paired_gain(test, attribute, row, than, bootstrap)
+            is_open = gain.refused is not None or gain.low <= 0 <= gain.high
+            mark: Mark = "open" if is_open else "helps" if gain.value > 0 else "harms"
+            found.append(Verdict(row, than, gain, mark, meanings[mark]))
+    return found

@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from ser_personal.evaluation.run_files import RunFiles, ScoredSet
-    from ser_personal.report.audit import Audit, SetAudit
-    from ser_personal.report.bootstrap import Bootstrap, Estimate
+    from ser_personal.report.bootstrap import Bootstrap
 
 WIDTH = 4.0  # inches
 INK = "#1b2127"
@@ -90,11 +89,6 @@ def blank(height: float) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
-def legend_above(axes: Axes) -> None:
-    """Put the legend above the plot, where it covers nothing."""
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2, handlelength=1.4)
-
-
 def as_svg(drawing: Drawing) -> str:
     """SVG to embed in a page: without prologue and links, in the page's text colour."""
     text = StringIO()
@@ -110,37 +104,29 @@ def as_svg(drawing: Drawing) -> str:
 
 
 class Row(NamedTuple):
-    """A row of the score table: its short name, its kind, and what it means."""
+    """A row of the score table: its name in figures, and its kind."""
 
     short: str
     kind: Literal["method", "control", "baseline", "oracle"]
-    meaning: str
 
 
 ROWS = {
-    "raw": Row("raw", "method", "what the model predicts, uncalibrated"),
-    "mu": Row("PLDC: mean", "method", "predictions get the mean of the most similar training speakers' labels"),
-    "sigma": Row("PLDC: deviation", "method", "predictions get the standard deviation of those labels"),
-    "both": Row("PLDC: both", "method", "PLDC of mean and standard deviation: the paper's full equation"),
-    "posterior": Row(
-        "posterior",
-        "method",
-        "ours: each speaker's label moments, estimated from speaker vectors and predictions by a regression "
-        "fitted on validation speakers",
-    ),
-    "affine": Row("one map for all", "control", "one affine map for all speakers, fitted on validation speakers"),
-    "population": Row("all speakers", "control", "PLDC towards all training speakers; similarity must do better"),
-    "random_speakers": Row("random speakers", "control", "PLDC towards random training speakers, mean over draws"),
-    "own_statistics": Row(
-        "own labels (oracle)", "oracle", "never a result: PLDC towards the moments of the test labels"
-    ),
-    "ridge": Row("ridge regression", "baseline", "on MFCC functionals, fitted on the training split"),
+    "raw": Row("raw", "method"),
+    "mu": Row("PLDC: mean", "method"),
+    "sigma": Row("PLDC: deviation", "method"),
+    "both": Row("PLDC: both", "method"),
+    "posterior": Row("posterior", "method"),
+    "affine": Row("one map for all", "control"),
+    "population": Row("all speakers", "control"),
+    "random_speakers": Row("random speakers", "control"),
+    "own_statistics": Row("own labels (oracle)", "oracle"),
+    "ridge": Row("ridge regression", "baseline"),
 }
 
 
 def row_text(name: str) -> Row:
     """The report's words for a row; a row that `ROWS` lacks, such as a caller's own method, has only its name."""
-    return ROWS.get(name, Row(name, "method", ""))
+    return ROWS.get(name, Row(name, "method"))
 
 
 def settings(run: RunFiles) -> str:
@@ -216,7 +202,8 @@ def dumbbells(run: RunFiles, test: ScoredSet, attribute: str) -> Drawing | None:
     axes.set_xlabel(f"CCC of {attribute}; dotted: calibration lowers it")
     axes.set_ylabel("speaker")
     axes.grid(axis="x")
-    legend_above(axes)
+    # above the plot, where it covers nothing
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2, handlelength=1.4)
     fallen = sum(change < 0 for change in change_of.values())
     alt = (
         f"CCC of {attribute} of {len(speakers)} speakers before and after calibration: it rises for "
@@ -225,52 +212,15 @@ def dumbbells(run: RunFiles, test: ScoredSet, attribute: str) -> Drawing | None:
     return Drawing(alt, figure)
 
 
-_SYSTEMS = {"raw": (RAW, "s", 0.17), "calibrated": (CALIBRATED, "o", -0.17)}
-
-
-def group_figure(audited: SetAudit, attribute: str) -> Drawing | None:
-    """Draw the mean absolute error of all groups, without a bar where there is no interval; None of one group."""
-    from matplotlib.ticker import MaxNLocator
-
-    rows: list[tuple[str, dict[str, Estimate]]] = [
-        (group, {name: of_system[name][group].scores.mean_absolute_error for name in _SYSTEMS})
-        for partition in audited.partitions
-        for of_system in [partition.groups.get(attribute, {"raw": {}})]
-        for group in of_system["raw"]
-    ]
-    if len(rows) < 2:
-        return None
-    figure, axes = blank(1.2 + 0.36 * len(rows))
-    ys = np.arange(len(rows))[::-1]
-    for system, (colour, marker, offset) in _SYSTEMS.items():
-        for y, (_, estimates) in zip(ys, rows, strict=True):
-            estimate = estimates[system]
-            if estimate.refused is None:
-                axes.plot([estimate.low, estimate.high], [y + offset] * 2, color=colour, linewidth=1.6)
-        values = [estimates[system].value for _, estimates in rows]
-        axes.plot(values, ys + offset, marker, color=colour, markersize=5, label=system)
-    axes.set_yticks(ys, [name for name, _ in rows])
-    axes.tick_params(axis="y", length=0)
-    axes.set_ylim(-0.6, len(rows) - 0.4)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
-    figure.supxlabel(f"mean absolute error of {attribute}, label points", fontsize="medium")
-    axes.grid(axis="x")
-    legend_above(axes)
-    listed = "; ".join(
-        f"{name} {of['raw'].value:.2f} raw, {of['calibrated'].value:.2f} calibrated" for name, of in rows
-    )
-    return Drawing(f"Mean absolute error of {attribute} by group, with 95 % intervals: {listed}.", figure)
-
-
-def draw_all(run: RunFiles, found: Audit) -> dict[str, dict[str, list[Drawing]]]:
+def draw_all(run: RunFiles, bootstrap: Bootstrap) -> dict[str, dict[str, list[Drawing]]]:
     """Draw every figure: test set -> section of the page -> its figures."""
     figures: dict[str, dict[str, list[Drawing]]] = {}
     with style():
-        for test, audited in zip(run.sets, found.sets, strict=True):
-            drawn = {
-                "forest": [forest(run, test, attribute, found.bootstrap) for attribute in run.attributes],
-                "speakers": [dumbbells(run, test, attribute) for attribute in run.attributes],
-                "groups": [group_figure(audited, attribute) for attribute in run.attributes],
+        for test in run.sets:
+            forests = [forest(run, test, attribute, bootstrap) for attribute in run.attributes]
+            speakers = [dumbbells(run, test, attribute) for attribute in run.attributes]
+            figures[test.name] = {
+                "forest": [each for each in forests if each is not None],
+                "speakers": [each for each in speakers if each is not None],
             }
-            figures[test.name] = {section: [each for each in of if each is not None] for section, of in drawn.items()}
     return figures

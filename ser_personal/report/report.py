@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse.typing import NonNegativeInt  # resolved at run time
 
-from ser_personal.calibration.table import decimal
+from ser_personal.calibration.table import LEGEND, decimal
 from ser_personal.errors import UserError
 from ser_personal.files import atomic_write, write_json
 from ser_personal.report.audit import MEANING, METRICS, SHIFTS, SYSTEMS
 from ser_personal.report.bootstrap import COVERAGE, Bootstrap, Resamples, interval, signed_interval, verdicts
-from ser_personal.report.figures import as_svg, row_text, settings, style
+from ser_personal.report.figures import as_svg, settings, style
 from ser_personal.report.timeline import TABLES, render, write_timelines
 
 if TYPE_CHECKING:
@@ -36,16 +36,16 @@ def report(
     """Write a page of a test run, report.html with audit.json, into its folder; or of annotated recordings.
 
     Of a table that `ser annotate` wrote, it is timeline.html beside it: each speaker's values over time, with the sound
-    of short recordings. Of several recordings, it lists a page for each in timeline/; those of one utterance each share
-    one. Of a model of categories, the values are probabilities. A page of another table isn't replaced.
+    of short recordings. Of several recordings, it lists a page for each in timeline/. Of a model of categories, the
+    values are probabilities. A page of another table isn't replaced.
 
     Args:
         run: the folder that `ser test` with PLDC wrote predictions.csv and metrics.json to; or a table of annotated
             recordings, .csv or .parquet.
         resamples: draws of the speakers for each interval.
         seed: of these draws.
-        audio: of annotated recordings, the folder that the table's files lie in, by their whole paths there or an
-            ending of them; files that aren't in it are looked for as without it, in the current folder and the table's.
+        audio: of annotated recordings, the folder that the table's files lie in; files that aren't in it are looked for
+            as without it, in the current folder and the table's.
         out: of annotated recordings, the page; timeline.html beside the table if null.
     """
     from rich.console import Console
@@ -57,14 +57,12 @@ def report(
             console.print(line, markup=False)
         return
 
-    for flag, value in {"--audio": audio, "--out": out}.items():
-        if value is not None:
-            raise UserError(
-                "is for annotated recordings, not for a test run", where=f"{flag} {value}", remedy="Leave it out"
-            )
     if Path(run).is_file():
         remedy = "Give .csv or .parquet, or the folder of a test run"
         raise UserError("isn't a table of annotated recordings", where=run, remedy=remedy)
+    if audio is not None or out is not None:
+        what = "is a test run, and --audio and --out are for annotated recordings"
+        raise UserError(what, where=run, remedy="Leave them out")
 
     from ser_personal.evaluation.run_files import read_run
     from ser_personal.report.audit import audit
@@ -73,7 +71,7 @@ def report(
     read = read_run(run)
     found = audit(read, Bootstrap(resamples, seed))
     page = read.folder / "report.html"
-    atomic_write(page, _page(read, found, draw_all(read, found)))
+    atomic_write(page, _page(read, found, draw_all(read, found.bootstrap)))
     of_run = {"interval": COVERAGE, "min_utterances": read.min_utterances, "calibration": read.chosen}
     write_json(read.folder / "audit.json", {"meaning": MEANING, **of_run, **asdict(found)})
     console.print(f"written: {page} and audit.json", markup=False)
@@ -85,10 +83,9 @@ def _page(run: RunFiles, found: Audit, figures: dict[str, dict[str, list[Drawing
     numbers = (interval, signed_interval, decimal)
     filters: dict[str, Any] = {"svg": _inline, **{function.__name__: function for function in numbers}}
     named = {"meaning": MEANING, "systems": SYSTEMS, "metrics": METRICS, "shift_names": SHIFTS, "verdicts": asked}
+    named |= {"settings": settings(run), "legend": LEGEND}
     with style():
-        return render(
-            TEMPLATE, filters, run=run, found=found, figures=figures, settings=settings(run), row_text=row_text, **named
-        )
+        return render(TEMPLATE, filters, run=run, found=found, figures=figures, **named)
 
 
 def _inline(drawing: Drawing) -> Markup:

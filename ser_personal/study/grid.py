@@ -6,14 +6,13 @@ import itertools
 import json
 import re
 from collections import Counter
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from jsonargparse.typing import PositiveInt
 
-from ser_personal.arguments import find_config, read_configs, values_of
+from ser_personal.arguments import shipped_names, values_of
 from ser_personal.corpus.csv_corpus import TABLE
 from ser_personal.corpus.folds import SIDES
 from ser_personal.corpus.table import is_table
@@ -160,29 +159,24 @@ class Study:
         if self.jobs > 1 and self.devices > 1:
             what = f"{self.jobs} jobs of {self.devices} devices each would share them"
             raise UserError(what, where="jobs", remedy="Set jobs or devices to 1")
-        _require_unique("recipe", [recipe.name for recipe in self.recipes])
-        _require_unique("preparation step", [step.name for step in self.prepare])
+        gap = self.personalization_gap
+        recipes = [recipe.name for recipe in self.recipes]
+        filled_in = [*DIMENSIONS, *OF_EACH_RUN, "corpus", "whole_corpus", FOLDS, GAP]
+        _require_unique("recipe", recipes)
+        _require_unique("preparation step", [*filled_in, *(step.name for step in self.prepare)])
         _require_unique("seed", map(str, self.seeds))
         _require_unique("attribute", self.attributes or ())
-        reserved = {*DIMENSIONS, *OF_EACH_RUN, "corpus", "whole_corpus", FOLDS, GAP}
-        for step in self.prepare:
-            if step.name in reserved:
-                what = f"no step may be named {step.name}, which the study fills in"
-                raise UserError(what, where="prepare", remedy="Rename it")
-        if self.personalization_gap is not None:
-            _require_unique("number of speakers", map(str, self.personalization_gap.speakers))
-            for name in ("folds", "cut_test", "baseline"):
-                if getattr(self, name) is not None:
-                    what = f"excludes {name}: its corpora are fixed, and its two sides are compared with each other"
-                    raise UserError(what, where="personalization_gap", remedy=f"Leave out {name}")
+        _require_unique("number of speakers", map(str, gap.speakers if gap else ()))
+        if gap is not None and (self.folds or self.cut_test or self.baseline):
+            what = "excludes folds, cut_test and baseline: its corpora are fixed, and its sides are compared"
+            raise UserError(what, where="personalization_gap", remedy="Leave those out")
         for recipe in self.recipes:
             if "seed_everything" in (*recipe.arguments, *recipe.fit_arguments):
                 what = "sets seed_everything, so that its runs of several seeds would be one"
                 raise UserError(what, where=f"recipe {recipe.name}", remedy="Leave it out, and give the study's seeds")
-        names = [recipe.name for recipe in self.recipes]
-        if self.baseline is not None and self.baseline.partition("/")[0] not in names:
+        if self.baseline is not None and self.baseline.partition("/")[0] not in recipes:
             what = f"{self.baseline} is no recipe of this study"
-            raise UserError(what, where="baseline", remedy=f"Choose one of {', '.join(names)}")
+            raise UserError(what, where="baseline", remedy=f"Choose one of {', '.join(recipes)}")
 
 
 def _require_unique(what: str, names: Iterable[str]) -> None:
@@ -227,19 +221,26 @@ class GridRun:
     @property
     def title(self) -> str:
         """As the terminal shows it: `papt, seed 1, fold 0`."""
-        shown = {"seed": "seed {}", "fold": "fold {}", "training_speakers": "{} speakers"}
-        at = [(name, value) for name, value in self.point._asdict().items() if value is not None]
-        return ", ".join([self.name, *(shown.get(name, "{}").format(value) for name, value in at)])
+        at = self.point._asdict().items()
+        return ", ".join([self.name, *(f"{name} {value}" for name, value in at if value is not None)])
 
 
 def expand(study: Study) -> list[GridRun]:
     """Every run of the grid, each after those that it needs; the runs of a recipe are consecutive."""
+    varied: dict[str, Sequence[Any]] = {"seed": study.seeds}
+    if study.folds is not None:
+        varied["fold"] = range(study.folds)
+    if study.attributes is not None:
+        varied["attribute"] = study.attributes
+    if study.personalization_gap is not None:
+        varied |= {"training_speakers": study.personalization_gap.speakers, "side": SIDES}
     dimensions: dict[str, set[str]] = {}
     prepared: dict[tuple[str, GridPoint], GridRun] = {}
     runs = []
     for entry in _entries(study):
-        wanted = _dimensions(entry, dimensions, study)
-        for point in _points(study, wanted):
+        wanted = _dimensions(entry, dimensions, varied)
+        along = (varied[name] if name in wanted else [None] for name in DIMENSIONS)
+        for point in itertools.starmap(GridPoint, itertools.product(*along)):
             needs = [prepared[name, point.along(dimensions[name])] for name in entry.mentions if name in dimensions]
             run = _run(entry, point, needs)
             runs.append(run)
@@ -326,18 +327,13 @@ def _fit_and_test(study: Study, recipe: Recipe) -> Iterator[Stage]:
 
 
 def _stage(study: Study, name: str, out: str, configs: Sequence[str], argv: tuple[str, ...]) -> Stage:
-    layered = list(configs)
-    if study.overlay is not None:
-        over = {path: f"{study.overlay}/{Path(path).name}" for path in configs}
-        layered = [each for path in configs for each in (path, over[path]) if each == path or _exists(each)]
+    layered: list[str] = []
+    for path in configs:
+        over = f"{study.overlay}/{Path(path).name}"
+        exists = study.overlay is not None and (Path(over).is_file() or over in shipped_names())
+        layered += [path, over] if exists else [path]
     config_flags = (word for path in layered for word in ("--config", path))
     return Stage(name, (name, *config_flags, *argv), out)
-
-
-def _exists(config: str) -> bool:
-    with suppress(UserError):
-        return find_config(config).is_file()
-    return False
 
 
 def _stage_flags(study: Study) -> tuple[str, ...]:
@@ -356,33 +352,20 @@ def _flags(arguments: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(word for name, value in values for word in (f"--{name}", value))
 
 
-def _dimensions(entry: _Entry, known: Mapping[str, set[str]], study: Study) -> set[str]:
+def _dimensions(entry: _Entry, known: Mapping[str, set[str]], varied: Collection[str]) -> set[str]:
     wanted: set[str] = set()
     for name in entry.mentions:
-        if name in DIMENSIONS:
+        if name in varied:
             wanted.add(name)
         elif name in known:
             wanted |= known[name]
         elif name not in OF_EACH_RUN:
             raise UserError(
-                f"refers to {{{name}}}, and no earlier preparation step has this name",
+                f"refers to {{{name}}}, which is no earlier preparation step, nor anything that the study varies",
                 where=entry.name,
-                remedy=f"Choose one of {', '.join(['corpus', 'whole_corpus', 'seed', *known])}",
+                remedy=f"Choose one of {', '.join(['corpus', 'whole_corpus', *varied, *known])}",
             )
-    options = {"fold": "folds", "attribute": "attributes"}
-    options |= {"training_speakers": "personalization_gap", "side": "personalization_gap"}
-    for name, option in options.items():
-        if name in wanted and getattr(study, option) is None:
-            what = f"refers to {{{name}}}, and the study has no {option}"
-            raise UserError(what, where=entry.name, remedy=f"Set {option} of the study, or leave {{{name}}} out")
     return wanted
-
-
-def _points(study: Study, wanted: Collection[str]) -> Iterator[GridPoint]:
-    gap = study.personalization_gap
-    values = (study.seeds, range(study.folds or 0), study.attributes or (), gap.speakers if gap else (), SIDES)
-    along = (of if name in wanted else [None] for name, of in zip(DIMENSIONS, values, strict=True))
-    return itertools.starmap(GridPoint, itertools.product(*along))
 
 
 def _run(entry: _Entry, point: GridPoint, needs: list[GridRun]) -> GridRun:
@@ -397,42 +380,3 @@ def _run(entry: _Entry, point: GridPoint, needs: list[GridRun]) -> GridRun:
     )
     all_needs = dict.fromkeys(folder for run in needs for folder in (*run.needs, run.folder))
     return GridRun(entry.name, entry.kind, point, folder, tuple(stages), tuple(all_needs))
-
-
-def config_contents(runs: Sequence[GridRun]) -> dict[str, dict[str, Any]]:
-    """Read the YAMLs that the runs name -> values by name."""
-    names = dict.fromkeys(name for run in runs for stage in run.stages for name in stage.configs)
-    return {name: next(iter(read_configs(["--config", str(find_config(name))]).values())) for name in names}
-
-
-_BATCH = ("data.max_batch", "data.batch_seconds", "trainer.accumulate_grad_batches", "trainer.devices")
-
-
-def unequal_batches(runs: Sequence[GridRun]) -> list[str]:
-    """A line for each kind of model whose fits don't all see the same batch: their scores differ by that as well."""
-    contents = config_contents(runs)
-    found: dict[object, dict[str, dict[str, None]]] = {}
-    for run in runs:
-        for stage in run.stages:
-            if stage.name == "fit":
-                kind, *values = (_setting(stage, name, contents) for name in ("model.class_path", *_BATCH))
-                given = (f"{name} {value}" for name, value in zip(_BATCH, values, strict=True) if value is not None)
-                found.setdefault(kind, {}).setdefault(", ".join(given), {})[run.name] = None
-    return [
-        f"{kind}: recipes differ in their batches, too, and scores with them: "
-        + "; ".join(f"{', '.join(names)} with {batch}" for batch, names in batches.items())
-        for kind, batches in found.items()
-        if len(batches) > 1
-    ]
-
-
-def _setting(stage: Stage, name: str, contents: Mapping[str, object]) -> object:
-    """What a stage's last config, or a flag behind it, says of an argument; None where none does."""
-    value: object = None
-    for path in stage.configs:
-        at: object = contents[path]
-        for key in name.split("."):
-            inside = at if isinstance(at, dict) else {}
-            at = inside.get(key, inside.get("init_args", {}).get(key))
-        value = value if at is None else at
-    return next(reversed(values_of([f"--{name}"], stage.argv)), value)

@@ -18,17 +18,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from filelock import FileLock, Timeout
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import Progress
 
+from ser_personal.arguments import find_config, read_configs
 from ser_personal.comparison.compare import compare
 from ser_personal.comparison.runs import (
     DONE,
-    PretrainingScores,
+    PRETRAINING_SCORES,
     RunRecord,
     StageCost,
     duration,
-    read_record,
     read_stage,
 )
 from ser_personal.corpus.csv_corpus import open_corpus
@@ -36,7 +34,7 @@ from ser_personal.corpus.splits import first_few
 from ser_personal.errors import UserError, counted
 from ser_personal.evaluation.run_files import SPEAKER_MOMENTS
 from ser_personal.files import content_hash, sampled_hash, write_json
-from ser_personal.study.grid import ROOT, Study, config_contents, expand, unequal_batches
+from ser_personal.study.grid import ROOT, Study, expand
 
 try:
     import resource
@@ -75,14 +73,12 @@ def study(out: str, *, replace: bool = False, **settings: Any) -> int:
     root = Path(out).absolute()
     runs = expand(grid)
     hashes = hash_inputs(runs, grid.corpus)
-    for note in unequal_batches(runs):
-        Console(stderr=True, soft_wrap=True).print(f"ser study: {note}", markup=False, highlight=False)
     folders = [StudyRun(root, run, hashes[run.folder]) for run in runs]
     with locked(root):
         if not replace:
             refuse_to_replace(folders, root)
         write_json(root / f"{NAME}.json", asdict(grid))
-        outcomes = run_all(folders, _launcher(grid), grid.jobs)
+        outcomes = run_all(folders, Launcher(grid.jobs), grid.jobs)
         complete = [each for each in folders if each.run.kind == "recipe" and outcomes[each.run.folder].is_complete]
         if complete:
             # without the baseline the others are still worth comparing
@@ -116,13 +112,15 @@ def locked(root: Path) -> Iterator[None]:
         raise UserError(what, where=root, remedy="Wait for it, or stop it") from error
 
 
+_COLOURS = {"done": "green", "kept": "dim", "failed": "red", "blocked": "yellow"}
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a run ended."""
 
     status: Literal["done", "kept", "failed", "blocked"]
-    reason: str = ""  # of failed and blocked
-    seconds: float = 0.0  # of this study, not of an earlier one
+    detail: str = ""  # why it failed or is blocked, or how long it took
 
     @property
     def is_complete(self) -> bool:
@@ -133,16 +131,13 @@ class Outcome:
 def run_all(folders: Sequence[StudyRun], launcher: Launcher, jobs: int) -> dict[str, Outcome]:
     """Run what isn't complete -> folder of each run -> its outcome. A failure stops only the runs that need it."""
     futures: dict[str, Future[Outcome]] = {}
-    console = Console(highlight=False, soft_wrap=True)
-    with ThreadPoolExecutor(jobs) as pool, Progress(console=console, transient=True) as progress:
-        everything = progress.add_task("all runs", total=len(folders))
+    with ThreadPoolExecutor(jobs) as pool:
         try:
             for folder in folders:
                 needs = {need: futures[need] for need in folder.run.needs}
-                futures[folder.run.folder] = pool.submit(_run, folder, needs, launcher, progress)
-            for folder in folders:
-                _show(console, folder, futures[folder.run.folder].result())
-                progress.advance(everything)
+                futures[folder.run.folder] = pool.submit(_run, folder, needs, launcher)
+            for number, folder in enumerate(folders, 1):
+                _show(f"{number}/{len(folders)}", folder, futures[folder.run.folder].result())
         except BaseException:
             # the pool waits for its threads, and they for their processes
             pool.shutdown(wait=False, cancel_futures=True)
@@ -151,7 +146,7 @@ def run_all(folders: Sequence[StudyRun], launcher: Launcher, jobs: int) -> dict[
     return {name: future.result() for name, future in futures.items()}
 
 
-def _run(folder: StudyRun, needs: Mapping[str, Future[Outcome]], launcher: Launcher, progress: Progress) -> Outcome:
+def _run(folder: StudyRun, needs: Mapping[str, Future[Outcome]], launcher: Launcher) -> Outcome:
     # needed runs were submitted earlier, so they have ended or are running
     failed = next((need for need, future in needs.items() if not future.result().is_complete), None)
     if failed is not None:
@@ -160,48 +155,35 @@ def _run(folder: StudyRun, needs: Mapping[str, Future[Outcome]], launcher: Launc
         return Outcome("kept")
     started = time.perf_counter()
     folder.prepare()
-    line = progress.add_task("", total=len(folder.run.stages))
+    for stage in folder.run.stages:
+        if folder.stage_cost(stage) is None:
+            code, measured = launcher.run([*folder.argv(stage), *folder.resume(stage)], folder.log)
+            if code != 0:
+                return Outcome("failed", folder.last_line())
+            folder.finish_stage(stage, measured)
     try:
-        for stage in folder.run.stages:
-            progress.update(line, description=f"{escape(folder.run.title)}: {stage.name}")
-            if folder.stage_cost(stage) is None:
-                code, measured = launcher.run([*folder.argv(stage), *folder.resume(stage)], folder.log)
-                if code != 0:
-                    return Outcome("failed", folder.last_line(), time.perf_counter() - started)
-                folder.finish_stage(stage, measured)
-            progress.advance(line)
         folder.finish()
     except UserError as error:
-        return Outcome("failed", str(error), time.perf_counter() - started)
-    finally:
-        progress.remove_task(line)
-    return Outcome("done", seconds=time.perf_counter() - started)
+        return Outcome("failed", str(error))
+    return Outcome("done", duration(time.perf_counter() - started))
 
 
-_COLOURS = {"done": "green", "kept": "dim", "failed": "red", "blocked": "yellow"}
-
-
-def _show(console: Console, folder: StudyRun, outcome: Outcome) -> None:
-    after = f" ({duration(outcome.seconds)})" if outcome.status == "done" else ""
-    if outcome.reason:
-        after = f": {escape(outcome.reason)}"
-    line = f"[{_COLOURS[outcome.status]}]{outcome.status:7}[/] {escape(folder.run.title)}{after}"
-    console.print(line, style="dim" if outcome.status == "kept" else None)
+def _show(number: str, folder: StudyRun, outcome: Outcome) -> None:
+    detail = f" ({outcome.detail})" if outcome.detail else ""
+    line = f"{number} {outcome.status:7} {folder.run.title}{detail}"
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(line, style=_COLOURS[outcome.status], markup=False)
     if outcome.status == "failed":
-        console.print(f"        its log: {escape(str(folder.log))}")
-
-
-def _launcher(grid: Study) -> Launcher:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Launcher(threads=max(1, cores // grid.jobs))
+        console.print(f"        its log: {folder.log}", markup=False)
 
 
 class Launcher:
     """Runs `ser` commands in separate processes, forked after the slow imports where the platform can fork."""
 
-    def __init__(self, threads: int, preloaded: Sequence[str] = tuple(PRELOADED)) -> None:
-        self.threads = threads
-        os.environ["OMP_NUM_THREADS"] = str(threads)  # libraries read it when they are loaded
+    def __init__(self, jobs: int, preloaded: Sequence[str] = tuple(PRELOADED)) -> None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self.threads = max(1, cores // jobs)
+        os.environ["OMP_NUM_THREADS"] = str(self.threads)  # libraries read it when they are loaded
         forks = "forkserver" in multiprocessing.get_all_start_methods()
         self._context: Any = multiprocessing.get_context("forkserver" if forks else "spawn")
         if forks:
@@ -284,12 +266,14 @@ def hash_inputs(runs: Sequence[GridRun], corpus: str) -> dict[str, str]:
     Of the corpus labels count, and names and contents of its audio. Other files that the commands name by path are not
     read: after a change to those, delete the runs.
     """
-    contents, of_corpus = config_contents(runs), _hash_corpus(corpus)
+    of_corpus = _hash_corpus(corpus)
+    paths = {name: str(find_config(name)) for run in runs for stage in run.stages for name in stage.configs}
+    contents = read_configs([word for path in paths.values() for word in ("--config", path)])
     hashes: dict[str, str] = {}
     for run in runs:
         content = {
             "argv": [stage.argv for stage in run.stages],
-            "configs": [contents[name] for stage in run.stages for name in stage.configs],
+            "configs": [contents[paths[name]] for stage in run.stages for name in stage.configs],
             "corpus": of_corpus,
             "needs": [hashes[folder] for folder in run.needs],
         }
@@ -326,7 +310,7 @@ class StudyRun:
 
     def is_complete(self) -> bool:
         """Whether the run has ended, with these inputs."""
-        return (self.path / DONE).is_file() and read_record(self.path).inputs == self.inputs
+        return (self.path / DONE).is_file() and not self.has_other_inputs
 
     @property
     def has_other_inputs(self) -> bool:
@@ -354,8 +338,7 @@ class StudyRun:
         """Delete the output of an interrupted stage unless it can be resumed -> flags to resume with."""
         out = self.root / stage.out
         if stage.name == "fit":
-            last = next(iter(sorted(out.glob("*-last.ckpt"))), None)
-            if last is not None and _is_readable(last):
+            for last in out.glob("*-last.ckpt"):
                 return ["--ckpt_path", str(last)]
         if stage.name not in RESUMABLE:
             shutil.rmtree(out, ignore_errors=True)
@@ -383,11 +366,10 @@ class StudyRun:
         RunRecord(
             name=run.name,
             kind=run.kind,
-            inputs=self.inputs,
             results=str(found[-1].parent.relative_to(self.path)) if found else None,
             needs=run.needs,
             stages=tuple(costs),
-            pretraining=PretrainingScores.read(last),
+            pretraining=_pretraining_scores(last),
             **run.point._asdict(),
         ).write(self.path)
 
@@ -398,11 +380,12 @@ class StudyRun:
         return lines[-1] if lines else "it printed nothing"
 
 
-def _is_readable(checkpoint: Path) -> bool:
-    from ser_personal.encoder.module import read_checkpoint
+def _pretraining_scores(folder: Path) -> dict[str, float | None] | None:
+    # imports lightning
+    from ser_personal.training.checkpoints import SCORES
 
-    try:
-        read_checkpoint(checkpoint)
-    except UserError:
-        return False
-    return True
+    for path in sorted(folder.glob(f"*{SCORES}")):
+        scores = json.loads(path.read_text(encoding="utf-8"))
+        if scores.get("val_codebook_usage") is not None and scores["val_loss"] is not None:
+            return {name: scores.get(name) for name in PRETRAINING_SCORES}
+    return None

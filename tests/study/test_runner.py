@@ -4,7 +4,6 @@ import json
 import multiprocessing
 import time
 from pathlib import Path
-from shutil import copy
 
 import pandas as pd
 import pytest
@@ -83,7 +82,7 @@ def test_a_study_runs_each_stage_once_and_then_nothing(tmp_path, config):
     assert set(statuses(run_study(tmp_path, study_of(config), launcher, jobs=2)).values()) == {"done"}
     assert len(launcher.ran) == 2 + 2 * 2 * 2
     record = read_record(tmp_path / "runs/one/seed_1")
-    assert (record.results, record.needs, record.seed) == ("test", ("prepare/papt/seed_1",), 1)
+    assert (record.results, record.needs, record.seed) == ("test", ["prepare/papt/seed_1"], 1)
     # what the stage itself recorded counts, and the process's memory
     fit, test = record.stages
     assert (fit.command, fit.seconds, fit.peak_memory, test.command) == ("fit", 7.0, 5, "test")
@@ -108,8 +107,8 @@ def test_a_failure_stops_only_what_needs_it(tmp_path, config):
     outcomes = run_study(tmp_path, study_of(config), FakeLauncher(failing=["papt/seed_0", "two/seed_1"]))
     ends = {"prepare/papt": ("failed", "done"), "runs/one": ("blocked", "done"), "runs/two": ("blocked", "failed")}
     assert statuses(outcomes) == {f"{name}/seed_{n}": end for name, of in ends.items() for n, end in enumerate(of)}
-    assert outcomes["runs/two/seed_1"].reason == "ValueError: the loss is NaN"
-    assert outcomes["runs/one/seed_0"].reason == "it needs prepare/papt/seed_0, which failed"
+    assert outcomes["runs/two/seed_1"].detail == "ValueError: the loss is NaN"
+    assert outcomes["runs/one/seed_0"].detail == "it needs prepare/papt/seed_0, which failed"
 
 
 def test_other_inputs_run_again_with_all_that_needs_them_and_not_unasked(tmp_path, config):
@@ -142,18 +141,16 @@ def test_another_corpus_under_the_same_path_is_another_input(tmp_path, config, c
         refuse_to_replace(folders_of(tmp_path / "study", study), tmp_path)
 
 
-@pytest.mark.parametrize("damaged", [False, True])
-def test_a_fit_resumes_from_its_last_checkpoint_unless_that_is_damaged(tmp_path, config, finetuned_checkpoint, damaged):
+def test_a_fit_resumes_from_its_last_checkpoint(tmp_path, config):
     study = study_of(config, recipes=(Recipe("one", [str(config)]),), prepare=(), seeds=(0,))
     with pytest.raises(Killed):
         run_study(tmp_path, study, FakeLauncher(killed_at=1))
-    last = copy(finetuned_checkpoint, tmp_path / "runs/one/seed_0/fit/finetune-last.ckpt")
-    if damaged:
-        last.write_bytes(b"PK cut off")
+    last = tmp_path / "runs/one/seed_0/fit/finetune-last.ckpt"
+    last.touch()
     launcher = FakeLauncher()
     run_study(tmp_path, study, launcher)
-    assert (launcher.ran[0][-2:] == ["--ckpt_path", str(last)]) != damaged
-    assert (tmp_path / "runs/one/seed_0/fit/half").exists() != damaged
+    assert launcher.ran[0][-2:] == ["--ckpt_path", str(last)]
+    assert (tmp_path / "runs/one/seed_0/fit/half").exists()
 
 
 def test_two_studies_do_not_share_a_folder(tmp_path):
@@ -168,7 +165,7 @@ def test_two_studies_do_not_share_a_folder(tmp_path):
 def test_a_command_runs_in_a_process_that_is_measured(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     # importing everything takes longer than this test
-    run, log = Launcher(threads=1, preloaded=()).run, tmp_path / "log.txt"
+    run, log = Launcher(1, preloaded=()).run, tmp_path / "log.txt"
     log.write_text("before\n")
     code, measured = run(["synth", "--out", str(tmp_path / "corpus"), "--speakers", "4", "--utterances", "2"], log)
     assert code == 0
@@ -183,7 +180,7 @@ def test_a_command_runs_in_a_process_that_is_measured(tmp_path, monkeypatch, cap
 
 
 def endless_study(folder, _held_open):
-    launcher = Launcher(threads=1, preloaded=())
+    launcher = Launcher(1, preloaded=())
     # a command with this process's imports
     launcher._context = multiprocessing.get_context("fork")
     argv = ["synth", "--out", f"{folder}/corpus", "--speakers", "4000", "--utterances", "1000"]
@@ -222,7 +219,7 @@ RIDGE = {"name": "ridge", "command": "baseline", "arguments": {"corpus": "{corpu
 def study(monkeypatch, tmp_path, synthetic_corpus):
     """`ser study`, its stages in this process."""
     monkeypatch.chdir(REPOSITORY)
-    monkeypatch.setattr(runner, "_launcher", lambda *_: InProcess())
+    monkeypatch.setattr(runner, "Launcher", lambda *_: InProcess())
 
     def run(**content):
         path = tmp_path / "study.yaml"
@@ -238,7 +235,7 @@ def test_folds_are_tested_and_compared_and_a_failed_recipe_is_named(study, tmp_p
     everyone = RIDGE | {"name": "everyone", "arguments": {"corpus": "{corpus}", "known_speakers_only": False}}
     assert study(recipes=[broken, RIDGE, everyone], folds=3, baseline="broken") == 1
     said = capfd.readouterr().out
-    assert "failed  broken: ended with 2" in said
+    assert "failed  broken (ended with 2)" in said
     assert f"its log: {tmp_path}/out/runs/broken/log.txt" in said
     assert set(pd.read_csv(tmp_path / "out" / "study.csv").recipe) == {"ridge", "everyone"}
     assert study(recipes=[RIDGE, everyone], folds=3, baseline="ridge") == 0
