@@ -9,10 +9,7 @@ import shlex
 import sys
 import warnings
 from functools import partial
-from importlib.util import find_spec
-from itertools import count
 from pathlib import Path
-from pydoc import locate
 from time import perf_counter
 from traceback import walk_tb
 from typing import Any
@@ -24,13 +21,11 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.callbacks import (
     BatchSizeFinder,
     LearningRateFinder,
-    ModelCheckpoint,
     ModelPruning,
     StochasticWeightAveraging,
     WeightAveraging,
 )
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback, _InstantiatorFn
-from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
@@ -43,7 +38,7 @@ import ser_personal.finetune.similar_speakers
 import ser_personal.pretrain.papt
 import ser_personal.report.baseline
 import ser_personal.speakers.features
-from ser_personal.arguments import VERBOSE, OneLineErrors, make, making, values_of, without
+from ser_personal.arguments import VERBOSE, OneLineErrors, make, making
 from ser_personal.calibration.table import decimal
 from ser_personal.cli import find_user_error
 from ser_personal.encoder.base import UNFIT
@@ -63,7 +58,6 @@ from ser_personal.training.checkpoints import AtomicCheckpoints, ExactResumption
 from ser_personal.training.interruption import FiniteLoss, Interruption, KnownMonitors, trainer_for_tasks
 
 RESTORING = "lightning.pytorch.trainer.connectors.checkpoint_connector"
-WANDB = "--wandb"
 # `--ckpt_path last`: the newest checkpoint of the stage, or a new training run where there is none
 LAST = "last"
 # callbacks of Lightning that change weights, rates or batches, unknown to the schedule and the checkpoints
@@ -153,8 +147,7 @@ class StageCLI(LightningCLI):
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:  # type: ignore[override]
         # Lightning's own warns that a command line has arguments, too
-        self._projects = values_of([WANDB], args)
-        self.arguments = _with_wandb(with_trained_model(args))
+        self.arguments = with_trained_model(args)
         self.config = parser.parse_args(self.arguments)
 
     @override
@@ -173,23 +166,13 @@ class StageCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         try:
             super()._run_subcommand(subcommand)
-        except Exception as error:
-            if isinstance(error, (UserError, OSError, torch.OutOfMemoryError)):
-                raise
-            known = isinstance(error, (*UNFIT, ImportError))
+        except (UserError, OSError, torch.OutOfMemoryError):
+            raise
+        except (*UNFIT, ImportError) as error:
             path = self.config[subcommand].get("ckpt_path")
-            if known and path is not None and _while_restoring(error):
-                raise unfit(path, error) from error
-            # W&B's errors are of its own kind
-            if logger := _at_fault("loggers", error):
-                what = "can't log this run"
-                where = f"{WANDB} {self._projects[-1]}" if self._projects else f"--trainer.logger {logger}"
-            elif known and (callback := _at_fault("callbacks", error)):
-                what, where = "can't work on this model", f"--trainer.callbacks {callback}"
-            else:
+            if path is None or not _while_restoring(error):
                 raise
-            remedy = "Leave it out, or give what it asks for"
-            raise UserError(f"{what} ({_one_line(error)})", where=where, remedy=remedy) from error
+            raise unfit(path, error) from error
 
     @override
     def _add_instantiators(self) -> None:
@@ -206,14 +189,6 @@ class StageCLI(LightningCLI):
         saved = self.model.hparams
         arguments = self.config_dump["model"]["init_args"]
         saved.update({name: value for name, value in arguments.items() if name not in saved})
-        # Lightning deletes the log of an earlier run in a folder that is given
-        for logger in self.trainer.loggers if self.trainer.is_global_zero else ():
-            if isinstance(logger, CSVLogger) and logger._version is not None:  # noqa: SLF001
-                log = Path(logger.log_dir) / "metrics.csv"
-                if log.exists():
-                    names = (log.with_name(f"metrics.{number}.csv") for number in count(1))
-                    kept = log.rename(next(name for name in names if not name.exists()))
-                    rank_zero_info(f"{kept}: the log of an earlier run")
 
     @override
     def _parse_ckpt_path(self) -> None:
@@ -299,14 +274,7 @@ class StageCLI(LightningCLI):
                 where="--data.speaker_selection",
                 remedy="Give --model.initial_checkpoint finetune.ckpt, or --data.speaker_selection null for everyone",
             )
-        if config.trainer.sync_batchnorm and trainer.strategy.root_device.type != "cuda":
-            raise UserError(
-                "is torch's for GPUs alone",
-                where="--trainer.sync_batchnorm true",
-                remedy="Leave it out: MLPInterpreter's batch norm counts all devices' utterances without it",
-            )
-        callbacks = trainer.callbacks  # type: ignore[attr-defined]
-        for callback in callbacks:
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, UNSUPPORTED):
                 raise UserError(
                     "changes weights, rates or batches in a way that the schedule and the checkpoints don't follow",
@@ -319,9 +287,8 @@ class StageCLI(LightningCLI):
                 # before a logger begins a run; a job queued again resumes from what Lightning saved for it
                 queued_again = next(Path(trainer.default_root_dir).glob("hpc_ckpt_*.ckpt"), None)
                 each.refuse_earlier(trainer, config.get("ckpt_path") or queued_again)
-        given = config.trainer.callbacks
-        given = given if isinstance(given, list) else [given]
-        keeps = any(_keeps_models(callback.class_path) for callback in given if callback is not None)
+        # Lightning adds a checkpoint callback without a monitor where there is none
+        keeps = any(getattr(each, "monitor", None) is not None for each in trainer.checkpoint_callbacks)
         trial = trainer.fast_dev_run  # type: ignore[attr-defined]
         if not keeps and config.trainer.enable_checkpointing is not False and not trial:
             raise UserError(
@@ -366,28 +333,10 @@ class StageCLI(LightningCLI):
                 saved_for_slurm.unlink()
 
 
-def _with_wandb(arguments: list[str]) -> list[str]:
-    """Write `--wandb PROJECT` as the flags of the trainer that it stands for."""
-    projects = values_of([WANDB], arguments)
-    if WANDB in arguments[-1:] or any(not name or name.startswith("--") for name in projects):
-        raise UserError("names no project", where=WANDB, remedy=f"Give one, such as {WANDB} emotions")
-    if not projects:
-        return arguments
-    if find_spec("wandb") is None:
-        remedy = "`pip install 'ser_personal[wandb]'`, or leave it out for TensorBoard"
-        raise UserError("the package wandb isn't installed", where=f"{WANDB} {projects[-1]}", remedy=remedy)
-    return [*without([WANDB], arguments), "--trainer.logger", "WandbLogger", "--trainer.logger.project", projects[-1]]
-
-
 def _stage_checkpoints(trainer: dict[str, Any], ending: str = "") -> list[Path]:
     folder = Path(trainer.get("default_root_dir") or ".")
     callbacks = [callback for callback in trainer.get("callbacks") or [] if "StageCheckpoint" in callback["class_path"]]
     return [folder / f"{callback['init_args']['name']}{ending}.ckpt" for callback in callbacks]
-
-
-def _keeps_models(class_path: str) -> bool:
-    kind = locate(class_path)
-    return isinstance(kind, type) and issubclass(kind, ModelCheckpoint)
 
 
 def _while_restoring(error: BaseException) -> bool:
@@ -396,23 +345,6 @@ def _while_restoring(error: BaseException) -> bool:
         frame.f_globals["__name__"] == RESTORING and frame.f_code.co_name.lstrip("_").startswith(("restore", "resume"))
         for frame, _ in walk_tb(error.__traceback__)
     )
-
-
-def _at_fault(kinds: str, error: BaseException) -> str | None:
-    """The callback or logger of Lightning's own inside which an error was raised, unless in our code that it called."""
-    name = None
-    for frame, _ in walk_tb(error.__traceback__):
-        module = str(frame.f_globals["__name__"])
-        if module.startswith(f"lightning.pytorch.{kinds}."):
-            kind = type(frame.f_locals.get("self"))
-            name = kind.__name__ if kind.__module__.startswith("lightning.") else None
-        elif module.startswith("ser_personal."):
-            name = None
-    return name
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:400].rstrip(".")
 
 
 def run(arguments: list[str]) -> StageCLI:
@@ -437,11 +369,14 @@ def run(arguments: list[str]) -> StageCLI:
             parser_class=_Parser,
             parser_kwargs={"prog": "ser"},
         )
-    except (MisconfigurationException, ValueError, RuntimeError, ModuleNotFoundError) as error:
+    except Exception as error:
         # Lightning refuses some arguments by plain errors: an accelerator without its package, a callback given twice
         *_, (frame, _) = walk_tb(error.__traceback__)
-        theirs = str(frame.f_globals["__name__"]).startswith(("lightning.", "jsonargparse."))
+        module = str(frame.f_globals["__name__"])
+        refusal = isinstance(error, (MisconfigurationException, ValueError, RuntimeError, ModuleNotFoundError))
+        theirs = module.startswith("wandb.") or (refusal and module.startswith(("lightning.", "jsonargparse.")))
         if not theirs or find_user_error(error) is not None:
             raise
         stage = f"ser {arguments[0]}"
-        raise UserError(_one_line(error), where=stage, remedy=f"`{stage} --help` lists the arguments") from error
+        what = " ".join(str(error).split())[:400].rstrip(".")
+        raise UserError(what, where=stage, remedy=f"`{stage} --help` lists the arguments") from error

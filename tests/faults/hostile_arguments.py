@@ -18,7 +18,6 @@ OF_FIT = [
     ("other batches to resume", "--ckpt_path {finetune} --data.max_batch 5", r"with data\.max_batch 16, not 5\. Resu"),
     ("a device without its package", "--trainer.accelerator tpu", "ser fit: .*torch_xla"),
     ("weights in half precision", "--trainer.precision bf16-true", "Give --trainer.precision bf16-mixed"),
-    ("torch's synchronised norm on a CPU", "--trainer.sync_batchnorm true", "batchnorm true: is torch's for GPUs"),
     *(
         (f"{words} as a callback", f"--trainer.callbacks+ {words}", "changes weights, rates or batches in a way that")
         for words in (
@@ -32,7 +31,6 @@ OF_FIT = [
         "--trainer.callbacks+ EarlyStopping --trainer.callbacks.monitor val_acc",
         "callbacks EarlyStopping: the validation logs no val_acc. Give as its monitor one of .*val_ccc",
     ),
-    ("a callback for other models", "--trainer.callbacks+ BackboneFinetuning", "can't work on this model .*backbone"),
     ("a callback that fails", "--trainer.callbacks+ Timer --trainer.callbacks.duration 00:00:00:20", "fit: .*Interval"),
     ("negative batches", "--trainer.limit_train_batches -3", "invalid value -3 for limit_train_batches"),
 ]
