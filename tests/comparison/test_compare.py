@@ -347,7 +347,7 @@ def test_predictions_of_another_method_that_cannot_join(runs, mine, capsys):
         (table.iloc[2:], r"mine.csv: lacks 2 of \d+ utterances that the runs were tested on: u\d+, u\d+"),
         (pd.concat([table, table.iloc[:1]]), "lists 1 utterances more than once: u"),
         (pd.concat([table, table.iloc[:1].assign(utterance="other")]), "no run was tested on: other. Give one row"),
-        (table.rename(columns={"utterance": "file"}), "no column utterance .* Did you mean file"),
+        (table.rename(columns={"utterance": "file"}), "no column utterance .found: file"),
         (table.rename(columns={"arousal": "arousal_raw"}), 'no column arousal .found: .*--add "mine=.*mine.csv:raw"'),
         (table.assign(arousal="high"), "utterance u.*: arousal is 'high', not a finite number"),
         (
