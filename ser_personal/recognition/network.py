@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from threading import Lock
@@ -171,24 +169,15 @@ def write_onnx(network: EmotionNetwork, path: Path) -> float:
 
     onnx_network = OnnxNetwork(network).eval().cpu()
     sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("samples", min=WINDOW)}
-    # torch's exporter warns about every operator of torchvision that it can't register
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program: Any = torch.onnx.export(
-                onnx_network,
-                _padded_noise(torch.tensor([20_000, 9_000])),
-                dynamo=True,
-                verbose=False,
-                input_names=ONNX_INPUTS,
-                output_names=ONNX_OUTPUTS,
-                dynamic_shapes={"waveforms": sizes, "num_samples": {0: sizes[0]}},
-            )
-    finally:
-        logger.setLevel(level)
+    program: Any = torch.onnx.export(
+        onnx_network,
+        _padded_noise(torch.tensor([20_000, 9_000])),
+        dynamo=True,
+        verbose=False,
+        input_names=ONNX_INPUTS,
+        output_names=ONNX_OUTPUTS,
+        dynamic_shapes={"waveforms": sizes, "num_samples": {0: sizes[0]}},
+    )
     program.save(str(path))
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     batch = _padded_noise(torch.tensor([31_000, WINDOW, 16_001]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from math import inf
@@ -31,7 +30,6 @@ CHUNK_SECONDS = 600.0
 BLOCK = 300 * SAMPLE_RATE
 CHUNK_RECORDINGS = 256
 DECODING_THREADS = 2
-Argument = TypeVar("Argument")
 Result = TypeVar("Result")
 
 
@@ -92,58 +90,52 @@ class RawRecognizer:
     def together(self, recordings: Sequence[Recording]) -> list[Utterances | UserError]:
         """Raw predictions of one of `chunks`, in order, or what is wrong with a recording, all audio in memory."""
         if _is_long(recordings[0]):
-            return [_or_error(self._in_blocks, recording) for recording in recordings]
+            return [_outcome(self._alone, recording) for recording in recordings]
         with ThreadPoolExecutor(DECODING_THREADS) as threads:
-            cut = list(threads.map(lambda recording: _or_error(next, self._cuts(recording)), recordings))
-        usable = [found for found in cut if not isinstance(found, UserError)]
-        predicted: Iterator[Utterances | UserError]
+            cut = list(threads.map(partial(_outcome, lambda recording: next(self._cuts(recording))), recordings))
         try:
-            predicted = iter(self._predict(usable))
+            predicted = iter(self._predict([found for found in cut if not isinstance(found, UserError)]))
         except Exception:  # noqa: BLE001  one recording caused it, which is found one by one
-            predicted = iter([_or_error(self._predict_alone, found) for found in usable])
+            return [_outcome(self._alone, recording) for recording in recordings]
         return [found if isinstance(found, UserError) else next(predicted) for found in cut]
 
-    def _in_blocks(self, recording: Recording) -> Utterances:
-        """Raw predictions of a long recording, with a block of its audio in memory.
+    def _alone(self, recording: Recording) -> Utterances:
+        """Raw predictions of a recording, of a long one with a block of its audio in memory.
 
         It is cut at pauses, and where speech is found by its level, that is by the level of the block.
         """
-        blocks = [self._predict_alone(cut) for cut in self._cuts(recording)]
+        blocks = [found for cut in self._cuts(recording) for found in self._predict([cut])]
         utterances = [utterance for block in blocks for utterance in block.utterances]
         return Utterances(recording, sum(block.seconds for block in blocks), utterances)
 
     def _cuts(self, recording: Recording) -> Iterator[_Cut]:
         """The utterances of a recording: of one block after the other where it is long, else of all of it."""
-        with _named(recording):
-            if _is_long(recording):
-                total, blocks = recording.num_samples(), recording.blocks(BLOCK)
+        if recording.fault is not None:
+            raise recording.fault
+        total = recording.num_samples()
+        check_turns(recording.turns or (), total)
+        planned = self._planned(recording, total)
+        held, first, seconds, found = np.zeros(0, dtype=np.float32), 0, 0.0, False
+        for block in recording.blocks(BLOCK) if _is_long(recording) else [recording.load()]:
+            held = np.concatenate([held, block])
+            now, seconds = first + len(held), seconds + len(block) / SAMPLE_RATE
+            if planned is None:
+                speech, rest = self.segmenter(held), len(held)
+                if now < total:
+                    speech, rest = before_pause(speech, rest)
+                cut = [(Segment(first + one.start, first + one.end), recording.speaker_id) for one in speech]
             else:
-                waveform = recording.load()
-                total, blocks = len(waveform), iter([waveform])
-            check_turns(recording.turns or (), total)
-            planned = self._planned(recording, total)
-            held, first, seconds, found = np.zeros(0, dtype=np.float32), 0, 0.0, False
-            for block in blocks:
-                held = np.concatenate([held, block])
-                now, seconds = first + len(held), seconds + len(block) / SAMPLE_RATE
-                if planned is None:
-                    speech, rest = self.segmenter(held), len(held)
-                    if now < total:
-                        speech, rest = before_pause(speech, rest)
-                    cut = [(Segment(first + one.start, first + one.end), recording.speaker_id) for one in speech]
-                else:
-                    ready = next((number for number, (piece, _) in enumerate(planned) if piece.end > now), len(planned))
-                    cut, planned = planned[:ready], planned[ready:]
-                    rest = min(planned[0][0].start - first, len(held)) if planned else len(held)
-                utterances = [(one, speaker_id, held[one.start - first : one.end - first]) for one, speaker_id in cut]
-                utterances = [utterance for utterance in utterances if not is_silent(utterance[-1])]
-                if utterances:
-                    yield _Cut(recording, seconds, utterances)
-                    seconds, found = 0.0, True
-                held, first = held[rest:].copy(), first + rest
-            if not found:
-                remedy = "Leave it out, or give --cut windows"
-                raise UserError("no speech was found in it", where=recording.source, remedy=remedy)
+                ready = next((number for number, (piece, _) in enumerate(planned) if piece.end > now), len(planned))
+                cut, planned = planned[:ready], planned[ready:]
+                rest = min(planned[0][0].start - first, len(held)) if planned else len(held)
+            utterances = [(one, speaker_id, held[one.start - first : one.end - first]) for one, speaker_id in cut]
+            utterances = [utterance for utterance in utterances if not is_silent(utterance[-1])]
+            if utterances:
+                yield _Cut(recording, seconds, utterances)
+                seconds, found = 0.0, True
+            held, first = held[rest:].copy(), first + rest
+        if not found:
+            raise UserError("no speech was found in it", remedy="Leave it out, or give --cut windows")
 
     def _predict(self, cuts: Sequence[_Cut]) -> list[Utterances]:
         if not cuts:
@@ -165,21 +157,14 @@ class RawRecognizer:
             for cut in cuts
         ]
 
-    def _predict_alone(self, found: _Cut) -> Utterances:
-        with _named(found.recording):
-            return self._predict([found])[0]
-
     def _planned(self, recording: Recording, num_samples: int) -> list[tuple[Segment, str | None]] | None:
         """Utterances that turns or windows define, and their speakers; None where they depend on the audio."""
-        turns = recording.turns
         if isinstance(self.segmenter, ByWindows):
-            turns = (Turn(0, inf, recording.speaker_id),) if turns is None else turns
-            return cut_turns(turns, num_samples, self.segmenter.within)
-        return (
-            None
-            if turns is None
-            else cut_turns(turns, num_samples, partial(split_evenly, max_samples=self.max_samples))
-        )
+            whole = (Turn(0, inf, recording.speaker_id),)
+            return cut_turns(whole if recording.turns is None else recording.turns, num_samples, self.segmenter.within)
+        if recording.turns is None:
+            return None
+        return cut_turns(recording.turns, num_samples, partial(split_evenly, max_samples=self.max_samples))
 
 
 class _Cut(NamedTuple):
@@ -189,27 +174,16 @@ class _Cut(NamedTuple):
 
 
 def _is_long(recording: Recording) -> bool:
-    """Tell whether a recording is to be read in blocks."""
     return recording.seconds() > CHUNK_SECONDS
 
 
-@contextmanager
-def _named(recording: Recording) -> Iterator[None]:
-    """Make any error of a recording a `UserError` that says of which, so that the others are done."""
+def _outcome(work: Callable[[Recording], Result], recording: Recording) -> Result | UserError:
+    """What some work on a recording gives, or what is wrong with it, so that the others are done."""
     try:
-        if recording.fault is not None:
-            raise recording.fault
-        yield
+        return work(recording)
     except UserError as error:
         remedy = "Leave it out, or give sound such as 16 kHz WAV or FLAC" if error.remedy == BAD_AUDIO else error.remedy
-        raise UserError(error.what, where=recording.source, remedy=remedy) from error
-    except Exception as error:
+        return UserError(error.what, where=recording.source, remedy=remedy)
+    except Exception as error:  # noqa: BLE001
         what = f"can't be recognised ({type(error).__name__}: {error})"
-        raise UserError(what, where=recording.source, remedy="Leave it out") from error
-
-
-def _or_error(function: Callable[[Argument], Result], argument: Argument) -> Result | UserError:
-    try:
-        return function(argument)
-    except UserError as error:
-        return error
+        return UserError(what, where=recording.source, remedy="Leave it out")

@@ -86,7 +86,7 @@ class Recording:
         """Decode it, -> (samples,), 16 kHz; what is too short, silent or no sound is refused."""
         waveform = decode(self.audio, channel=self.channel) if isinstance(self.audio, Path) else self.audio
         if wrong := fault_of(waveform):
-            raise UserError(wrong, where=self.source, remedy=BAD_AUDIO)
+            raise UserError(wrong, remedy=BAD_AUDIO)
         return waveform
 
     def blocks(self, num_samples: int) -> Iterator[NDArray[np.float32]]:

@@ -35,23 +35,16 @@ def folder(tmp_path):
 
 def test_links_are_followed_once_and_hidden_folders_are_not(folder, tmp_path):
     elsewhere = tmp_path / "elsewhere" / "ben"
-    for name in ("t10.wave", "t9.sph"):
-        write(elsewhere / "t.wav").rename(elsewhere / name)
+    write(elsewhere / "t.wav")
     (folder / "ben").symlink_to(elsewhere)
     (folder / "Борис" / "again").symlink_to(elsewhere)
     (elsewhere / "back").symlink_to(folder)
     (folder / "anna" / "dangling").symlink_to(tmp_path / "nowhere")
-    for hidden in (".Trash/x.wav", "anna/.ipynb_checkpoints/b.wav"):
-        write(folder / hidden)
-    (folder / "speech").write_bytes(b"RIFF")
+    write(folder / "anna/.ipynb_checkpoints/b.wav")
     found = find_recordings(folder, "folder")
-    paths = ["anna/a.flac", "anna/b.wav", "anna/film.m4a", "ben/t9.sph", "ben/t10.wave", "top.WAV", "Борис/日本 語.wav"]
+    paths = ["anna/a.flac", "anna/b.wav", "anna/film.m4a", "ben/t.wav", "top.WAV", "Борис/日本 語.wav"]
     assert [Path(one.source).relative_to(folder).as_posix() for one in found] == paths
-    assert [one.speaker_id for one in found] == [*("anna",) * 3, "ben", "ben", "talk", "Борис"]
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "empty" / "film.mkv").touch()
-    with pytest.raises(UserError, match="empty: holds no sound file"):
-        find_recordings(tmp_path / "empty", "none")
+    assert [one.speaker_id for one in found] == [*("anna",) * 3, "ben", "talk", "Борис"]
 
 
 def test_numbers_in_paths_count_by_their_value(tmp_path):
@@ -63,8 +56,6 @@ def test_numbers_in_paths_count_by_their_value(tmp_path):
 
 
 def test_speakers_are_the_folders_that_files_lie_in(folder, monkeypatch):
-    expected = {"a.flac": "anna", "b.wav": "anna", "film.m4a": "anna", "top.WAV": "talk", "日本 語.wav": "Борис"}
-    assert named(find_recordings(folder, "folder")) == expected
     monkeypatch.chdir(folder / "anna")
     assert named(find_recordings(Path("b.wav"), "folder")) == {"b.wav": "anna"}
     assert named(find_recordings(Path(), "folder"))["a.flac"] == "anna"
@@ -95,13 +86,9 @@ def test_a_table_of_segments_and_whole_files_keeps_its_order(folder):
     assert [recording.source for recording in found] == ["b.wav", "a.wav", "c.wav"]
     assert found[0].turns == (Turn(0, 1, "A"), Turn(1, inf, "B"))
     assert (found[1].speaker_id, found[1].turns) == ("B", None)
-    for cells, what in (
-        ("path,speaker,start\nb.wav,A,0", "one of the columns start and end alone"),
-        ("path,speaker,start,end\nb.wav,A,2,1", "ends at 1 s and starts at 2 s"),
-    ):
-        table.write_text(cells)
-        with pytest.raises(UserError, match=what):
-            find_recordings(table, "column")
+    table.write_text("path,speaker,start,end\nb.wav,A,2,1")
+    with pytest.raises(UserError, match="ends at 1 s and starts at 2 s"):
+        find_recordings(table, "column")
 
 
 def test_where_nothing_is(folder, tmp_path):
@@ -127,13 +114,12 @@ def test_what_is_no_sound_is_said_of_the_recording(recognizer, tmp_path):
 
 
 def test_callers_give_paths_or_waveforms_one_or_many():
-    for one in (TONE, torch.from_numpy(TONE), TONE.astype(np.float64)):
-        (recording,) = recordings_of(one, "anna")
-        assert (recording.source, recording.speaker_id) == ("array 0", "anna")
+    for one in (TONE, torch.from_numpy(TONE), TONE.astype(np.float64), pd.Series(TONE)):
+        (recording,) = recordings_of(one, 7)
+        assert (recording.source, recording.speaker_id) == ("array 0", "7")
         np.testing.assert_array_equal(recording.audio, TONE)
     several = recordings_of(["x.wav", TONE, Path("y.wav")], ["a", None, "b"])
-    assert [recording.source for recording in several] == ["x.wav", "array 1", "y.wav"]
-    assert [recording.speaker_id for recording in several] == ["a", None, "b"]
+    assert [(one.source, one.speaker_id) for one in several] == [("x.wav", "a"), ("array 1", None), ("y.wav", "b")]
     (halved,) = recordings_of(np.repeat(TONE, 2), sample_rate=32_000)
     assert len(halved.audio) == 16_000
 
@@ -144,11 +130,6 @@ def test_columns_of_a_table_are_recordings_and_speakers(ids):
     for column in (audio, audio.astype("string"), audio.to_numpy(), audio.to_numpy(dtype=str), tuple(audio)):
         found = recordings_of(column, ids)
         assert named(found) == {"x.wav": "1", "y.wav": None, "z.wav": "2"}
-    for waveform in (pd.Series(TONE), TONE.astype(np.float64)):
-        (one,) = recordings_of(waveform, 7)
-        assert (one.speaker_id, len(one.audio)) == ("7", len(TONE))
-    large = recordings_of(["x.wav", "y.wav"], [2**60 + 1, np.int64(2**60 + 2)])
-    assert [recording.speaker_id for recording in large] == ["1152921504606846977", "1152921504606846978"]
     assert recordings_of("x.wav", pd.NA)[0].speaker_id is Recording("x.wav", Path("x.wav"), np.nan).speaker_id is None
     for wrong in (1.5, b"a", object(), True, np.inf):
         with pytest.raises(UserError, match=r"speaker_ids: .* is no name\. Give text, None where unknown"):
@@ -161,8 +142,6 @@ def test_speakers_whom_a_diariser_numbered_are_others_in_each_list_of_turns():
     assert speakers == [["a/SPEAKER_00", "anna", None], ["b/SPEAKER_00", "anna"]]
     blank = recordings_of(["x/a.wav", "x/a.flac"], segments=[[(0, 1, "SPEAKER_00 ")], [(0, 1, "SPEAKER_00")]])
     assert [recording.turns[0].speaker_id for recording in blank] == ["x/a.wav/SPEAKER_00", "x/a.flac/SPEAKER_00"]
-    of_one_name = recordings_of(["x/a.wav", "y/a.wav"], segments=turns)
-    assert [recording.turns[0].speaker_id for recording in of_one_name] == ["x/a.wav/SPEAKER_00", "y/a.wav/SPEAKER_00"]
     (alone,) = recordings_of("a.wav", segments=turns[0])
     assert alone.turns == (Turn(0, 1, "SPEAKER_00"), Turn(1, 2, "anna"), Turn(2, 3, None))
 
