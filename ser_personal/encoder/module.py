@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from abc import abstractmethod
 from contextlib import contextmanager
 from importlib import import_module
 from inspect import signature
 from math import isinf
-from pathlib import Path, PurePath
+from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from zipfile import is_zipfile
@@ -59,23 +60,17 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, UnpicklingError) as error:
         raise UserError("is damaged, or holds more than weights and settings", where=path, remedy=remedy) from error
-    if not isinstance(checkpoint, dict) or DESCRIPTION not in checkpoint:
-        raise UserError("isn't a checkpoint of ser_personal", where=path, remedy=remedy)
     for part in (DESCRIPTION, "state_dict", "hyper_parameters"):
-        if not isinstance(checkpoint.get(part), dict):
-            raise UserError(f"is a checkpoint without its {part}", where=path, remedy=remedy)
-    return checkpoint
+        if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(part), dict):
+            raise UserError(f"isn't a checkpoint of ser_personal, without {part}", where=path, remedy=remedy)
+    return cast("dict[str, Any]", checkpoint)
 
 
 def require_training_state(checkpoint: dict[str, Any], path: str | Path) -> None:
     """Refuse to resume a fit from weights alone: it would start again, unnoticed."""
-    missing = [part for part in TRAINING_STATE if part not in checkpoint]
-    if missing or not checkpoint["optimizer_states"]:
-        raise UserError(
-            f"holds no {missing[0] if missing else TRAINING_STATE[0]}, so no fit can be resumed from it",
-            where=path,
-            remedy="Give the newest checkpoint of the fit, such as papt-last.ckpt, or start a new training run",
-        )
+    if not {*TRAINING_STATE} <= {*checkpoint} or not checkpoint["optimizer_states"]:
+        remedy = "Give the newest checkpoint of the fit, such as papt-last.ckpt, or start a new training run"
+        raise UserError("holds weights alone, so no fit can be resumed from it", where=path, remedy=remedy)
 
 
 @contextmanager
@@ -91,10 +86,9 @@ def using(path: object) -> Iterator[None]:
 
 def unfit(path: object, error: Exception) -> UserError:
     """Say in one line what doesn't fit in a checkpoint."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    reason = lines[1] if len(lines) > 1 and lines[0].endswith(":") else lines[0] if lines else type(error).__name__
+    reason = " ".join(str(error).split())[:300]
     return UserError(
-        f"is damaged, or was written by another version ({type(error).__name__}: {reason.rstrip('.')})",
+        f"is damaged, or was written by another version ({type(error).__name__}: {reason})",
         where=path,
         remedy="Give a complete checkpoint that this version's `ser fit` wrote",
     )
@@ -166,9 +160,10 @@ class PersonalizedModule(LightningModule):
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[DESCRIPTION] = dict(self.personalized.describe())
+        # paths as text and jsonargparse's restricted numbers as Python's, as `weights_only` can load them
         for key in ("hyper_parameters", "datamodule_hyper_parameters"):
             if key in checkpoint:
-                checkpoint[key] = _plain(checkpoint[key])
+                checkpoint[key] = json.loads(json.dumps(checkpoint[key], default=str))
         if "_instantiator" not in checkpoint["hyper_parameters"]:
             checkpoint["hyper_parameters"] |= self._arguments_in_python()
 
@@ -188,9 +183,7 @@ class PersonalizedModule(LightningModule):
                 if type(part).__module__ != "__main__":
                     kept[name] = describe_part(part)
             except UserError as error:
-                rank_zero_warn(
-                    f"The checkpoint lacks {name} ({error.where} {error.what}): pass it to whatever loads it"
-                )
+                rank_zero_warn(f"The checkpoint lacks {name} ({error.where} {error.what}): pass it to what loads it")
         return kept
 
     @override
@@ -213,8 +206,10 @@ class PersonalizedModule(LightningModule):
                 self.check_training_set(self.training_set)
 
     def check_training_set(self, training_set: TrainingSet) -> None:
-        """Refuse data that networks which exist already can't be trained on."""
-        self.refuse_namesakes(training_set)
+        """Refuse data with speakers whose ids are in the table, but none of whose audio e_s was learnt on."""
+        if namesakes := self._namesakes(training_set):
+            remedy = f"Rename them if they are other people; if they are the same, give {SAME_NAMES}"
+            raise UserError(f"has {_named_alike(namesakes)}", where="the corpus", remedy=remedy)
 
     def _leave_out_namesakes(self) -> None:
         # an earlier test of this object may have left some out
@@ -225,12 +220,6 @@ class PersonalizedModule(LightningModule):
             rank_zero_info(
                 f"{_named_alike(namesakes)}: taken for other people, so unseen ({SAME_NAMES} takes them for the same)"
             )
-
-    def refuse_namesakes(self, training_set: TrainingSet) -> None:
-        """Refuse to train on speakers whose ids are in the table, but none of whose audio e_s was learnt on."""
-        if namesakes := self._namesakes(training_set):
-            remedy = f"Rename them if they are other people; if they are the same, give {SAME_NAMES}"
-            raise UserError(f"has {_named_alike(namesakes)}", where="the corpus", remedy=remedy)
 
     def _namesakes(self, training_set: TrainingSet) -> list[str]:
         speakers = self.personalized.speakers
@@ -245,38 +234,22 @@ def _named_alike(namesakes: list[str]) -> str:
     return f"{who} (first {namesakes[0]}) named like speakers of the model, but with other audio"
 
 
-def _plain(value: Any) -> Any:
-    """Turn paths into text and jsonargparse's restricted numbers into Python's, as `weights_only` can load them."""
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(map(_plain, value))
-    if isinstance(value, PurePath):
-        return str(value)
-    return next((kind(value) for kind in (bool, int, float) if isinstance(value, kind)), value)
-
-
 def describe_part(part: object) -> dict[str, Any]:
     """Class path and arguments of a part of the network, which keeps its arguments under their own names."""
     kind = type(part)
     # a module without an __init__ has torch's, of any arguments
     names = [] if kind.__init__ is torch.nn.Module.__init__ else list(signature(kind).parameters)
-    missing = [name for name in names if not hasattr(part, name)]
-    if missing:
-        remedy = f"Set self.{missing[0]} in its __init__, so that it can be made again"
-        raise UserError(f"doesn't keep its argument {missing[0]}", where=kind.__name__, remedy=remedy)
-    arguments = {name: _describe_argument(getattr(part, name), f"{kind.__name__}.{name}") for name in names}
+    arguments = {}
+    for name in names:
+        value = getattr(part, name, ...)
+        # a layer of torch's is made of an argument, and no argument itself
+        if isinstance(value, _PARTS) and not type(value).__module__.startswith("torch."):
+            value = describe_part(value)
+        elif not isinstance(value, (bool, int, float, str, list, tuple, dict, type(None))):
+            remedy = f"Set self.{name} to the argument itself, and what is made of it under another name"
+            raise UserError(f"doesn't keep its argument {name}", where=kind.__name__, remedy=remedy)
+        arguments[name] = value
     return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": arguments}
-
-
-def _describe_argument(value: object, where: str) -> object:
-    # a layer of torch's is made of an argument, and no argument itself
-    if isinstance(value, _PARTS) and not type(value).__module__.startswith("torch."):
-        return describe_part(value)
-    if not isinstance(value, (bool, int, float, str, list, tuple, dict, type(None))):
-        remedy = "Keep the argument itself under its name, and what is made of it under another"
-        raise UserError(f"is kept as a {type(value).__name__}, which can't be saved", where=where, remedy=remedy)
-    return value
 
 
 def make_part(described: dict[str, Any], family: type[Part], where: Path) -> Part:

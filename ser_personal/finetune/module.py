@@ -191,7 +191,7 @@ class FineTuning(PersonalizedModule):
         weights = checkpoint["state_dict"]
         self._require_same_fusion(checkpoint, path, "pre-train")
         self.personalized.rebuild(checkpoint[DESCRIPTION])
-        self.refuse_namesakes(training_set)
+        self.check_training_set(training_set)
         self.personalized.load_state_dict(
             {name.removeprefix(PREFIX): weights[name] for name in weights if name.startswith(PREFIX)}
         )
@@ -210,7 +210,7 @@ class FineTuning(PersonalizedModule):
         self.trained_on = unpack_hashes(checkpoint.get(TRAINED_ON, ""))
         self.personalized.rebuild(checkpoint[DESCRIPTION])
         self.rebuild(checkpoint)
-        self.refuse_namesakes(training_set)
+        self.check_training_set(training_set)
         own, trained = (
             {name: weight.shape for name, weight in weights.items() if name.startswith("interpreter.")}
             for weights in (self.state_dict(), checkpoint["state_dict"])

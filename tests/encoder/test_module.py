@@ -46,7 +46,7 @@ class Touch:
 
 
 def refused_checkpoint(path: Path, line: str) -> None:
-    refused(f"^{path}: {line}. Give a checkpoint written by `ser fit`, such as papt.ckpt", read_checkpoint, path)
+    refused(f"^{path}: {line}.*Give a checkpoint written by `ser fit`, such as papt.ckpt", read_checkpoint, path)
 
 
 def test_missing_foreign_truncated_and_junk(tmp_path):

@@ -54,7 +54,7 @@ def diverged(content: dict) -> None:
 
 
 OF_TESTED = [
-    ("no weights", "bad.ckpt: is a checkpoint without its state_dict", tuned(without("state_dict"))),
+    ("no weights", "bad.ckpt: isn't a checkpoint of ser_personal, without state_dict", tuned(without("state_dict"))),
     ("a setting that isn't", r"EmotionFineTuning \(Option 'speed'", tuned(holding(3, SETTINGS, "speed"))),
     ("a command as its class", "holds system, the config names", tuned(holding("os.system", SETTINGS, "_class_path"))),
     ("a model of another class", "holds PAPT, the config names EmotionFineTuning", papt(as_it_is)),

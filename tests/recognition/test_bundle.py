@@ -75,7 +75,7 @@ def test_interpreters_of_other_packages(bundle, tmp_path):
     assert isinstance(interpreter.gate, Gate)
     for interpreter, what in (
         (Forgetful(5), "Forgetful: doesn't keep its argument width"),
-        (Layered(0.5), r"Layered\.dropout: is kept as a Dropout, which can't be saved"),
+        (Layered(0.5), "Layered: doesn't keep its argument dropout"),
     ):
         bundle.network.interpreter = interpreter
         with pytest.raises(UserError, match=what):
