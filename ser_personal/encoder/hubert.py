@@ -126,12 +126,6 @@ class HubertEncoder(PretrainedEncoder):
             self.front_end = ConvFrontEnd(layers, self.gradient_scale)
 
     @property
-    def _normalize(self) -> bool | list[float]:
-        config = self.network.config
-        how: bool | list[float] = getattr(config, "normalize", config.feat_extract_norm == "layer")
-        return how
-
-    @property
     def max_samples(self) -> int | None:
         """Samples of an utterance that it encodes, the first ones; None for all."""
         limit: int | None = getattr(self.network.config, "max_samples", None)
@@ -156,7 +150,8 @@ class HubertEncoder(PretrainedEncoder):
     ) -> EncoderOutput:
         if self.max_samples is not None and time_mask is None:
             waveforms, num_samples = waveforms[:, : self.max_samples], num_samples.clamp(max=self.max_samples)
-        how = self._normalize
+        config = self.network.config
+        how = getattr(config, "normalize", config.feat_extract_norm == "layer")
         if how:
             waveforms = normalize(waveforms, num_samples, None if how is True else how)
         features = self.front_end(waveforms, num_samples)
@@ -167,20 +162,18 @@ class HubertEncoder(PretrainedEncoder):
         if time_mask is not None:
             hidden = torch.where(time_mask[..., None], self.network.masked_spec_embed.to(hidden.dtype), hidden)
         hidden = personalization.before_transformer(hidden)
+        attention_mask = None
         # Without a mask the fast attention kernel runs; an exported graph can't ask.
-        is_padded = torch.compiler.is_exporting() or bool((num_frames(num_samples) < features.shape[1]).any())
-        frames = self._transform(hidden, frame_mask if is_padded else None)
-        frames = personalization.after_transformer(frames)
-        return EncoderOutput(frames, frame_mask, time_mask, _penalty(features, frame_mask))
-
-    def _transform(self, hidden: Tensor, frame_mask: Tensor | None) -> Tensor:
-        mask = None
-        if frame_mask is not None:
-            ahead = frame_mask.new_ones(frame_mask.shape[0], hidden.shape[1] - frame_mask.shape[1])
-            mask = torch.cat([ahead, frame_mask], dim=1)
+        if torch.compiler.is_exporting() or bool((num_frames(num_samples) < features.shape[1]).any()):
+            prefix = frame_mask.new_ones(frame_mask.shape[0], hidden.shape[1] - frame_mask.shape[1])
+            attention_mask = torch.cat([prefix, frame_mask], dim=1)
         with _kept_states([] if self.layer_weights is None else self.layers) as states:
-            frames: Tensor = self.network.encoder(hidden, attention_mask=mask).last_hidden_state
-        return frames if self.layer_weights is None else self.weighted_sum([*states[:-1], frames])
+            frames = self.network.encoder(hidden, attention_mask=attention_mask).last_hidden_state
+        if self.layer_weights is not None:
+            frames = self.weighted_sum([*states[:-1], frames])
+        frames = personalization.after_transformer(frames)
+        penalty = (features.float().square().mean(-1) * frame_mask).sum() / frame_mask.sum().clamp(min=1)
+        return EncoderOutput(frames, frame_mask, time_mask, penalty)
 
     def hidden_states(self, waveforms: Tensor, num_samples: Tensor, layer: int) -> EncoderOutput:
         """Encode up to a layer, 1-based: transformers' `hidden_states[layer]`, as a k-means teacher does."""
@@ -203,12 +196,8 @@ class ConvFrontEnd(nn.Module):
     """The convolutions of a transformers model, with a group norm that doesn't see padding.
 
     The first norm of base-size models takes its statistics over time; over padding as well, a clip's features would
-    depend on its batch mates (by about 1 on random weights). Taken over real frames alone they don't, since every
-    later window of a real frame lies inside real frames. Ours.
-
-    Args:
-        layers: a transformers model's `feature_extractor.conv_layers`.
-        gradient_scale: factor on the gradient that reaches the convolutions (fairseq's feature_grad_mult).
+    depend on its batch mates. Taken over real frames alone they don't, since every later window of a real frame lies
+    inside real frames. Ours.
     """
 
     def __init__(self, layers: nn.ModuleList, gradient_scale: float = 1.0) -> None:
@@ -220,18 +209,16 @@ class ConvFrontEnd(nn.Module):
     def forward(self, waveforms: Tensor, num_samples: Tensor) -> Tensor:
         """(batch, samples) -> (batch, frames, channels)."""
         hidden = waveforms[:, None]
-        trained = torch.is_grad_enabled() and any(weight.requires_grad for weight in self.parameters())
-        with torch.set_grad_enabled(trained):
-            layer: Any
-            for layer in self.conv_layers:
-                norm = getattr(layer, "layer_norm", None)
-                if isinstance(norm, nn.GroupNorm):
-                    hidden = layer.conv(hidden)
-                    lengths = (num_samples - layer.conv.kernel_size[0]) // layer.conv.stride[0] + 1
-                    hidden = layer.activation(_norm_over_real_frames(hidden, lengths, norm))
-                else:
-                    hidden = layer(hidden)
-        if trained and self.gradient_scale != 1.0:
+        layer: Any
+        for layer in self.conv_layers:
+            norm = getattr(layer, "layer_norm", None)
+            if isinstance(norm, nn.GroupNorm):
+                hidden = layer.conv(hidden)
+                lengths = (num_samples - layer.conv.kernel_size[0]) // layer.conv.stride[0] + 1
+                hidden = layer.activation(_norm_over_real_frames(hidden, lengths, norm))
+            else:
+                hidden = layer(hidden)
+        if hidden.requires_grad and self.gradient_scale != 1.0:
             hidden = hidden * self.gradient_scale + hidden.detach() * (1 - self.gradient_scale)
         return hidden.transpose(1, 2)
 
@@ -270,11 +257,6 @@ def _kept_states(layers: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _penalty(features: Tensor, frame_mask: Tensor) -> Tensor:
-    real = features.float().square().mean(-1) * frame_mask
-    return real.sum() / frame_mask.sum().clamp(min=1)
 
 
 class TinyEncoder(HubertEncoder):
@@ -323,5 +305,5 @@ class TinyEncoder(HubertEncoder):
         }
 
     @override
-    def _load(self) -> nn.Module:
+    def _load(self) -> Any:
         return self._from_config(dict(self.architecture))

@@ -123,16 +123,15 @@ class PretrainedEncoder(Encoder):
         config.update(self.overrides)
         return config
 
-    def _from_config(self, config: dict[str, Any]) -> nn.Module:
+    def _from_config(self, config: dict[str, Any]) -> Any:
         from transformers import AutoConfig
 
         return self._make(self._adjust(AutoConfig.for_model(**config)))
 
-    def _make(self, config: Any) -> nn.Module:
+    def _make(self, config: Any) -> Any:
         from transformers import AutoModel
 
-        network: nn.Module = AutoModel.from_config(config)
-        return network
+        return AutoModel.from_config(config)
 
     def _load(self) -> Any:
         from transformers import AutoConfig, AutoModel

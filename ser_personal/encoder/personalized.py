@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any, TypedDict, cast
+from typing import TYPE_CHECKING, TypedDict
 from weakref import WeakSet
 
 from torch import nn
@@ -12,7 +12,6 @@ from typing_extensions import override
 
 from ser_personal.encoder.base import weights_fingerprint
 from ser_personal.encoder.hubert import HubertEncoder
-from ser_personal.encoder.hugging_face import PretrainedEncoder
 from ser_personal.encoder.raw import CachedFeatures, LogMelEncoder, MFCCEncoder
 from ser_personal.encoder.speaker_fusion import Fusion, Personalization, make_fusion
 from ser_personal.encoder.whisper import WhisperEncoder
@@ -41,14 +40,9 @@ _OF_MODELS: WeakSet[Encoder] = WeakSet()
 _NOT_OF_FRAMES = ("_name_or_path", "transformers_version")
 
 
-def _kind(config: str) -> type[Encoder]:
-    return _KINDS.get(json.loads(config).get("model_type"), HubertEncoder)
-
-
-def saved_encoder(config: str, name: str) -> Encoder:
-    """Make an encoder of the kind that a saved `Encoder.config` describes; `name` is the checkpoint's, for messages."""
-    kind = _kind(config)
-    return cast("Any", kind)(name) if issubclass(kind, PretrainedEncoder) else kind()
+def saved_encoder(config: str) -> Encoder:
+    """Make an encoder of the kind that a saved `Encoder.config` describes, not built yet."""
+    return _KINDS.get(json.loads(config).get("model_type"), HubertEncoder)()
 
 
 class EncoderDescription(TypedDict):
@@ -108,8 +102,9 @@ class PersonalizedEncoder(nn.Module):
         self.pretrained_on = unpack_hashes(description["pretrained_on"])
         config = description["encoder_config"]
         # a class outside this package is recognised by its name
-        if not isinstance(self.encoder, _kind(config)) and type(self.encoder).__name__ != description["encoder"]:
-            self.encoder = saved_encoder(config, "the checkpoint's")
+        encoder = saved_encoder(config)
+        if not isinstance(self.encoder, type(encoder)) and type(self.encoder).__name__ != description["encoder"]:
+            self.encoder = encoder
         self.encoder.build(config)
         self.fusion = make_fusion(self.fusion_name, self.encoder.dim, fixed=not self.speakers.is_learnt)
         speakers = description["speakers"]

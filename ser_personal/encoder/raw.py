@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ SMALLEST_VARIANCE = 1e-4
 
 
 class StandardizedFrontEnd(nn.Module, ABC):
-    """Acoustic features, each standardised over at most 500 training utterances.
+    """Acoustic features, each standardised over at most `STATISTICS_UTTERANCES` training utterances.
 
     A norm over each utterance, or over the features of each frame, would erase the energy that carries arousal.
     """
@@ -63,7 +63,7 @@ class StandardizedFrontEnd(nn.Module, ABC):
         return (self.features(waveforms, num_samples) - self.mean) / self.std
 
     def fit(self, training_audio: Callable[[int], Iterator[NDArray[np.float32]]]) -> None:
-        """Estimate mean and deviation of each feature on at most 500 training waveforms (samples,)."""
+        """Estimate mean and deviation of each feature on training waveforms (samples,)."""
         moments = Moments.empty(self.dim)
         for waveform in training_audio(STATISTICS_UTTERANCES):
             samples = torch.from_numpy(waveform).to(self.mean.device)[None]
@@ -129,13 +129,7 @@ class MFCCFrontEnd(StandardizedFrontEnd):
 
 
 def mfcc_functionals(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Mean, deviation and quantiles over time of the MFCC of a waveform (samples,), at 16 kHz; -> (273,). Ours.
-
-    Raises:
-        UserError: the waveform is shorter than one frame.
-    """
-    if len(waveform) < WINDOW:
-        raise UserError(f"has {len(waveform)} samples, a frame takes {WINDOW}", where="waveform", remedy="Leave it out")
+    """Mean, deviation and quantiles over time of the MFCC of a waveform (samples,), at 16 kHz; -> (273,). Ours."""
     frames = mfcc(torch.from_numpy(waveform)).numpy()
     functionals = [frames.mean(0), frames.std(0), *np.quantile(frames, (0.05, 0.25, 0.5, 0.75, 0.95), axis=0)]
     return np.concatenate(functionals).astype(np.float32)
@@ -145,8 +139,6 @@ class RawEncoder(Encoder):
     """Acoustic features, standardised over at most 500 training utterances."""
 
     model_type: ClassVar[str]
-    # what its features depend on
-    settings: ClassVar[dict[str, Any]]
     mixes_frames = False
 
     @abstractmethod
@@ -162,16 +154,11 @@ class RawEncoder(Encoder):
     @property
     @override
     def config(self) -> str:
-        return json.dumps({"model_type": self.model_type, **self.settings})
+        return json.dumps({"model_type": self.model_type})
 
     @override
     def build(self, config: str | None = None) -> None:
-        if config is not None and json.loads(config) != json.loads(self.config):
-            raise UserError(
-                "was trained on features of other settings, by an earlier version",
-                where="the checkpoint",
-                remedy="Train it again with this version, or use it with the one that wrote it",
-            )
+        """Nothing: its front end is there already."""
 
     @override
     def fit_front_end(self, training_audio: Callable[[int], Iterator[NDArray[np.float32]]]) -> None:
@@ -193,17 +180,15 @@ class LogMelEncoder(RawEncoder):
     """80 log-mel bins, 50 frames a second."""
 
     model_type = "log_mel"
-    settings: ClassVar = {"num_mels": 80}
 
     def __init__(self) -> None:
-        super().__init__(LogMelFrontEnd(self.settings["num_mels"]))
+        super().__init__(LogMelFrontEnd(80))
 
 
 class MFCCEncoder(RawEncoder):
     """13 MFCC with deltas and delta-deltas, 39 dimensions, 50 frames a second."""
 
     model_type = "mfcc"
-    settings: ClassVar = {"mfcc": "Kaldi's"}
 
     def __init__(self) -> None:
         super().__init__(MFCCFrontEnd())

@@ -17,14 +17,13 @@ if TYPE_CHECKING:
 class Fusion(nn.Module):
     """How e_s, (batch, dim), is combined with frames, before or after the Transformer; this base leaves them unchanged.
 
-    Args:
-        fixed: e_s is a feature vector that isn't learnt; it is multiplied by each frame's root mean square, so that
-            neither dominates the other (ours); not in Prefix.
+    A `fixed` e_s isn't learnt: it is multiplied by each frame's root mean square, so that neither dominates (ours); not
+    in Prefix.
     """
 
     uses_speakers = True
 
-    def __init__(self, *, fixed: bool = False) -> None:
+    def __init__(self, dim: int, *, fixed: bool = False) -> None:
         super().__init__()
         self.fixed = fixed
 
@@ -75,7 +74,7 @@ class Concat(Fusion):
     """
 
     def __init__(self, dim: int, *, fixed: bool = False) -> None:
-        super().__init__(fixed=fixed)
+        super().__init__(dim, fixed=fixed)
         self.projection = nn.Linear(2 * dim, dim)
         with torch.no_grad():
             self.projection.weight.copy_(torch.eye(dim).repeat(1, 2))
@@ -112,7 +111,7 @@ class Personalization(NamedTuple):
 
 
 # leaves frames as they are
-UNPERSONALIZED = Personalization(NoFusion(), torch.empty(0))
+UNPERSONALIZED = Personalization(NoFusion(0), torch.empty(0))
 
 
 def fuse(frames: Tensor, personalization: Personalization) -> Tensor:
@@ -125,6 +124,5 @@ def fuse(frames: Tensor, personalization: Personalization) -> Tensor:
 
 def make_fusion(name: FusionName, dim: int, *, fixed: bool = False) -> Fusion:
     """Make the fusion of that name for an encoder of width `dim`, of e_s that are learnt or `fixed`."""
-    if name == "concat":
-        return Concat(dim, fixed=fixed)
-    return {"none": NoFusion, "first": First, "prefix": Prefix, "last": Last}[name](fixed=fixed)
+    fusions = {"none": NoFusion, "first": First, "prefix": Prefix, "concat": Concat, "last": Last}
+    return fusions[name](dim, fixed=fixed)

@@ -77,11 +77,11 @@ class WhisperEncoder(PretrainedEncoder):
         return super()._load().encoder
 
     @override
-    def _make(self, config: Any) -> nn.Module:
+    def _make(self, config: Any) -> Any:
+        # without Whisper's decoder
         from transformers.models.whisper import modeling_whisper
 
-        network: nn.Module = modeling_whisper.WhisperEncoder(config)
-        return network
+        return modeling_whisper.WhisperEncoder(config)
 
     @override
     def _make_front_end(self) -> None:

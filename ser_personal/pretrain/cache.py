@@ -111,7 +111,7 @@ def _from_checkpoint(path: str, other: Encoder | None) -> tuple[Encoder, str, fr
     checkpoint = read_checkpoint(path)
     description, weights, prefix = checkpoint[DESCRIPTION], checkpoint["state_dict"], f"{PREFIX}encoder."
     with using(path):
-        encoder = saved_encoder(description["encoder_config"], path)
+        encoder = saved_encoder(description["encoder_config"])
         encoder.build(description["encoder_config"])
         encoder.load_state_dict(
             {name.removeprefix(prefix): weights[name] for name in weights if name.startswith(prefix)}

@@ -140,7 +140,7 @@ def _read_network(folder: Path, config: dict[str, Any]) -> EmotionNetwork:
     described = config["personalized_encoder"]
     description = cast("EncoderDescription", {**described, "encoder_config": json.dumps(described["encoder_config"])})
     speakers = make_part(config["speakers"], SpeakerRepresentation, folder / CONFIG)  # type: ignore[type-abstract]
-    unbuilt = saved_encoder(description["encoder_config"], str(folder))
+    unbuilt = saved_encoder(description["encoder_config"])
     encoder = PersonalizedEncoder(unbuilt, speakers, description["fusion"])
     encoder.rebuild(description)
     interpreter = make_part(config["interpreter"], Interpreter, folder / CONFIG)  # type: ignore[type-abstract]
