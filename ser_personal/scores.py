@@ -247,7 +247,7 @@ def as_json(scores: Scores) -> dict[str, dict[str, Any]]:
 
 def from_json(content: dict[str, dict[str, Any]]) -> Scores:
     """The scores that `as_json` made."""
-    return {attribute: AttributeScores(**_with_nan(scores_of)) for attribute, scores_of in content.items()}
+    return {attribute: AttributeScores(**with_nan(scores_of)) for attribute, scores_of in content.items()}
 
 
 def _score_attribute(
@@ -274,7 +274,8 @@ def _score_attribute(
     )
 
 
-def _with_nan(value: Any) -> Any:
+def with_nan(value: Any) -> Any:
+    """What JSON holds, where null becomes NaN again."""
     if isinstance(value, dict):
-        return {key: _with_nan(item) for key, item in value.items()}
+        return {key: with_nan(item) for key, item in value.items()}
     return math.nan if value is None else value

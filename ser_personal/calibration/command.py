@@ -47,24 +47,17 @@ def read_predictions(
 ) -> tuple[tuple[str, ...], pd.DataFrame, PredictedSet]:
     """Read columns utterance, speaker, split, ATTRIBUTE_raw and ATTRIBUTE_label; others are ignored.
 
-    Returns:
-        Attributes; columns utterance, speaker and split; predictions and labels, NaN where missing, with the vectors.
+    Of `training`, read the rows of that split, which is that of a blank one, and whose labels name the attributes; else
+    all other rows, a blank split being test, whose predictions, none of them blank, do.
 
-    Args:
-        path: the table; a blank speaker is unknown, a blank label missing.
-        vectors: utterance -> vector.
-        training: read the rows of the training split, which is that of a blank one, and whose labels name the
-            attributes; else all other rows, a blank split being test, whose predictions, none of them blank, do.
+    -> attributes; columns utterance, speaker and split; predictions and labels, NaN where missing, with the vectors.
     """
     rows = read_rows(path, required=("utterance", "speaker"), filled=("utterance",))
     end, default_split = ("_label", "train") if training else ("_raw", "test")
     attributes = tuple(column.removesuffix(end) for column in rows[0] if column.endswith(end))
     if not attributes:
-        raise UserError(
-            f"no column whose name ends in {end} (found: {', '.join(rows[0])})",
-            where=path,
-            remedy=f"Name the columns by attribute, such as arousal{end}",
-        )
+        what = f"no column whose name ends in {end} (found: {', '.join(rows[0])})"
+        raise UserError(what, where=path, remedy=f"Name the columns by attribute, such as arousal{end}")
     name, times = Counter(row["utterance"] for row in rows).most_common(1)[0]
     if times > 1:
         raise UserError(f"lists utterance {name} {times} times", where=path, remedy="Keep one of the rows")
@@ -75,9 +68,8 @@ def read_predictions(
         raise UserError(f"no {kind} row", where=path, remedy=f"Mark {kind} rows by their set in the column split")
     missing = next((row["utterance"] for row in rows if row["utterance"] not in vectors), None)
     if missing is not None:
-        raise UserError(
-            f"utterance {missing} has no vector", where=path, remedy="Give a vector for each row, by the same name"
-        )
+        remedy = "Give a vector for each row, by the same name"
+        raise UserError(f"utterance {missing} has no vector", where=path, remedy=remedy)
     predicted = PredictedSet(
         predictions=_numbers(rows, [f"{name}_raw" for name in attributes], path, filled=not training),
         speaker_ids=tuple(known(row["speaker"]) for row in rows),
@@ -167,11 +159,9 @@ def calibrate_tables(
     require_on_scale(predicted.predictions, "predictions", attributes, training.scale, predictions)
     require_on_scale(predicted.labels, "labels", attributes, training.scale, predictions)
     if shared := sorted({*training.speaker_ids} & {*predicted.speaker_ids}):
-        raise UserError(
-            f"{len(shared)} of its speakers are in the bank as well, with their labels: {first_few(shared)}",
-            where=predictions,
-            remedy="Leave them out of one of the two, or rename them where they are other people",
-        )
+        what = f"{len(shared)} of its speakers are in the bank as well, with their labels: {first_few(shared)}"
+        remedy = "Leave them out of one of the two, or rename them where they are other people"
+        raise UserError(what, where=predictions, remedy=remedy)
     pldc = PLDC(training, attributes, options)
     validation = predicted.part((named["split"] == "validation").to_numpy())
     frames = []

@@ -81,15 +81,9 @@ class ConformalTable:
     ) -> Self:
         """Measure errors on speakers whom the model wasn't trained on and the bank doesn't hold.
 
-        A bin with too few speakers for a finite half-width joins the one below it.
-
-        Args:
-            predictions: (utterances, attributes), label points, calibrated as at test time.
-            labels: (utterances, attributes), label points, NaN where missing; left out attribute by attribute.
-            speaker_ids: (utterances,); those of unknown speakers (None) are left out.
-            attributes: names of the columns.
-            utterances: (utterances,), how many each calibration is based on, 0 for raw; one bin for all if None.
-            coverage: target probability, above 0 and below 1.
+        Predictions, calibrated as at test time, and labels, NaN where missing, are (utterances, attributes), in label
+        points; unknown speakers (None) are left out. `utterances` (utterances,) says how many each calibration is based
+        on, 0 for raw; one bin for all if None. A bin with too few speakers for a finite half-width joins the one below.
         """
         counts = np.zeros(len(speaker_ids), dtype=np.int64) if utterances is None else np.asarray(utterances)
         edges = (0,) if utterances is None else BINS
@@ -97,8 +91,17 @@ class ConformalTable:
         errors = np.abs(as_float64(predictions) - as_float64(labels))
         fitted = {}
         for column, attribute in enumerate(attributes):
-            rows = (speakers != "") & ~np.isnan(errors[:, column])
-            fitted[attribute] = _fit_bins(errors[rows, column], speakers[rows], counts[rows], edges, coverage)
+            kept: list[tuple[int, float, int]] = []
+            left = (speakers != "") & ~np.isnan(errors[:, column])
+            for edge in reversed(edges):
+                rows = left & (counts >= edge)
+                width = conformal_quantile(errors[rows, column], speakers[rows], coverage)
+                # raw predictions (0) and those of a first utterance (1) have no bin of their kind below them to join
+                if isinf(width) and edge > 1:
+                    continue
+                kept.insert(0, (edge, width, len(np.unique(speakers[rows]))))
+                left &= ~rows
+            fitted[attribute] = HalfWidths(*zip(*kept, strict=True))
         return cls(coverage, fitted)
 
     def half_width(self, attribute: str, utterances: int) -> float:
@@ -146,26 +149,6 @@ def conformal_quantile(errors: NDArray[np.float64], speakers: NDArray[Any], cove
     return float(errors[order][index]) if index < len(errors) else inf
 
 
-def _fit_bins(
-    errors: NDArray[np.float64],
-    speakers: NDArray[Any],
-    counts: NDArray[np.int64],
-    edges: tuple[int, ...],
-    coverage: float,
-) -> HalfWidths:
-    kept: list[tuple[int, float, int]] = []
-    above: float = inf
-    for edge in reversed(edges):
-        rows = (counts >= edge) & (counts < above)
-        width = conformal_quantile(errors[rows], speakers[rows], coverage)
-        # raw predictions (0) and those of a first utterance (1) have no bin of their kind below them to join
-        if isinf(width) and edge > 1:
-            continue
-        kept.insert(0, (edge, width, len(np.unique(speakers[rows]))))
-        above = edge
-    return HalfWidths(*zip(*kept, strict=True))
-
-
 def intervals_as_json(
     validation: PredictedSet, test: PredictedSet, attributes: tuple[str, ...], scale: tuple[float, float]
 ) -> dict[str, Any]:
@@ -196,6 +179,5 @@ def intervals_as_json(
         "coverage": COVERAGE,
         "speakers_needed": speakers_needed(COVERAGE),
         "validation_speakers": len(set(validation.speaker_ids) - {None}),
-        "quantiles": list(QUANTILES),
         "attributes": covered,
     }

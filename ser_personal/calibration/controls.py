@@ -49,11 +49,8 @@ class AffineMap:
         For :math:`a y + b` the CCC is at most :math:`|\rho|`, reached where both moments equal the labels', hence
         :math:`a = \mathrm{sign}(\rho) \sigma_l / \sigma_y` and :math:`b = \mu_l - a \mu_y`. Least squares would shrink
         the slope by :math:`|\rho|`, which lowers the CCC. Predictions that are constant but for float32 rounding keep
-        slope 1; an attribute without labels keeps its predictions.
-
-        Args:
-            predictions: (utterances, attributes), label points.
-            labels: (utterances, attributes), NaN where missing; left out attribute by attribute.
+        slope 1; an attribute without labels keeps its predictions. Both are (utterances, attributes), label points,
+        NaN where a label is missing.
         """
         predicted, labelled = as_float64(predictions), as_float64(labels)
         slope, intercept = np.ones(predicted.shape[1]), np.zeros(predicted.shape[1])
@@ -81,10 +78,7 @@ class AffineMap:
 class RandomSpeakers:
     """PLDC towards k training speakers drawn at random for each test speaker: does it matter who sounds alike?
 
-    Attributes:
-        pldc: the settings; its k is the number drawn, without repeats.
-        draws: how often.
-        seed: the same seed draws the same speakers, in whatever order the utterances come.
+    The same seed draws the same speakers, none twice, in whatever order the utterances come.
     """
 
     pldc: PLDC

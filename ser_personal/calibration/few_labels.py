@@ -72,13 +72,9 @@ class LabelPrior:
     ) -> Self:
         """Fit by the method of moments on validation speakers with five labels or more.
 
-        Beside them the default prior counts as four speakers, so that few or none give something sensible, too.
-
-        Args:
-            calibrated: (utterances,), label points, of speakers whom the calibration wasn't fitted on.
-            labels: (utterances,), NaN where missing.
-            speaker_ids: (utterances,), None where unknown.
-            scale: least and greatest label.
+        Beside them the default prior of the label scale counts as four speakers, so that few or none give something
+        sensible, too. `calibrated` and `labels` are (utterances,), label points, NaN where missing, of speakers whom
+        the calibration wasn't fitted on.
         """
         default = cls.default(scale)
         rounding = FLOAT32_ROUNDING * default.deviation
@@ -141,16 +137,9 @@ def with_labels(base: AffineMap, own: Moments, labelled: Moments, priors: Sequen
     average, and apart: they may be the loud ones, or all alike. z becomes :math:`m + d (z - \bar z) / \sigma`.
     Where labels fall as predictions rise, by more than chance and the prior allow, the slope's sign changes.
 
-    Without a label z stays what it is; with many, this is the speaker's own map to the labels' moments.
-
-    Args:
-        base: the map of the speaker that calibrates without labels, (attributes,).
-        own: moments (attributes,) of all of the speaker's raw predictions.
-        labelled: moments (3, attributes) of `labelled_moments`, of raw predictions.
-        priors: one for each attribute.
-
-    Returns:
-        The map of the speaker, (attributes,); for an attribute without labels it is `base`.
+    Without a label z stays what it is, by `base` (attributes,); with many, this is the speaker's own map to the labels'
+    moments. `own` (attributes,) are moments of all of the speaker's raw predictions, `labelled` (3, attributes) those
+    of `labelled_moments`; there is a prior for each attribute.
     """
     shift, shift_variance, scale, imagined, correlation, correlation_variance, typical_std = np.array(
         [[*vars(prior).values()] for prior in priors]

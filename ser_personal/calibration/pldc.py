@@ -78,7 +78,7 @@ class CalibratedSpeaker:
         neighbours: (k or fewer,), training speakers, the nearest first.
         cosines: (k or fewer,), of each neighbour.
         mu: (attributes,), label points, mean of the speaker's own predictions.
-        sigma: (attributes,), label points, standard deviation (ddof 0) of the speaker's own predictions.
+        sigma: (attributes,), label points, their standard deviation (ddof 0).
         mu_bar: (attributes,), label points, the mean of the neighbours' labels in PLDC, of the calibrated predictions
             in PosteriorCalibrator; NaN where there is none.
         sigma_bar: (attributes,), label points, the standard deviation, likewise.
@@ -142,9 +142,8 @@ def calibrate(
     (the sigma shift); `shift_mean` alone keeps :math:`\sigma` in place of :math:`\bar\sigma` (the mu shift). In the
     code, `match_moments` is the equation.
 
-    The default is the sigma shift, which has the highest A-CCC in the paper (arousal from .531 to .541,
-    valence from .569 to .578). The full equation is `shift_mean=True, scale_std=True`. Every variant lowers O-CCC
-    in the paper (arousal .740 to .732 by sigma, .722 by mu, .713 by both).
+    The default is the sigma shift, which has the highest A-CCC in the paper. The full equation is `shift_mean=True,
+    scale_std=True`. Every variant lowers O-CCC in the paper.
 
     Where the equation is undefined (all ours):
 
@@ -152,9 +151,8 @@ def calibrate(
       nothing to scale, sigma stays; the mean is shifted if `shift_mean`.
     - A neighbour without labels of an attribute is left out for it; where none has any, the raw predictions stay.
     - An unknown speaker (None) keeps the raw predictions, unclipped.
-    - A test speaker who is in the bank, under the same id, may be found as a neighbour like any other, usually the
-      nearest: the labels in the bank are training labels, known for a speaker in the `labelled` condition. `neighbours`
-      shows it. Where ids of two corpora coincide by chance, rename them first.
+    - A test speaker who is in the bank may be found as a neighbour like any other, usually the nearest: the labels in
+      the bank are training labels, known for a speaker in the `labelled` condition. `neighbours` shows it.
     - A vector of zeros has cosine 0 to every speaker. Equal cosines are ordered by speaker id.
 
     Args:
@@ -213,17 +211,9 @@ class PLDC:
             calibrated[rows] = match_moments(
                 predictions[rows], own, mu_bar, sigma_bar, self.settings, scale=self.bank.scale
             )
+            names = tuple(self.bank.speaker_ids[row] for row in chosen.rows)
             speakers.append(
-                CalibratedSpeaker(
-                    speaker_id=speaker_id,
-                    utterances=len(rows),
-                    neighbours=tuple(self.bank.speaker_ids[row] for row in chosen.rows),
-                    cosines=chosen.cosines,
-                    mu=own.mean,
-                    sigma=own.std,
-                    mu_bar=mu_bar,
-                    sigma_bar=sigma_bar,
-                )
+                CalibratedSpeaker(speaker_id, len(rows), names, chosen.cosines, own.mean, own.std, mu_bar, sigma_bar)
             )
         return Calibration(calibrated, self.attributes, tuple(speakers))
 
@@ -270,15 +260,9 @@ def match_moments(
     *,
     scale: tuple[float, float],
 ) -> Values:
-    """The equation of `calibrate` for some predictions (..., attributes) of one speaker.
+    """The equation of `calibrate` for some predictions (..., attributes) of one speaker, which stay raw for a NaN mean.
 
-    Args:
-        predictions: label points.
-        own: moments (attributes,) of the speaker's predictions.
-        mu_bar: (attributes,), label points, the new mean; predictions stay raw where it is NaN.
-        sigma_bar: (attributes,), label points, the new standard deviation.
-        settings: which moments to replace, and whether to clip.
-        scale: least and greatest label.
+    `own` are moments (attributes,) of the speaker's predictions, `mu_bar` and `sigma_bar` (attributes,) the new ones.
     """
     low, high = scale
     scalable = settings.scale_std & (own.std > FLOAT32_ROUNDING * (high - low))
@@ -312,11 +296,8 @@ def check_inputs(
 ) -> None:
     """Refuse predictions that a bank can't calibrate."""
     if not set(attributes) <= set(bank.attributes):
-        raise UserError(
-            f"predictions of {', '.join(attributes)}, but label statistics of {', '.join(bank.attributes)}",
-            where="speaker bank",
-            remedy="Build a bank with the attributes that the model predicts",
-        )
+        what = f"predictions of {', '.join(attributes)}, but label statistics of {', '.join(bank.attributes)}"
+        raise UserError(what, where="speaker bank", remedy="Build a bank with the attributes that the model predicts")
     shape, dim = (len(speaker_ids), len(attributes)), bank.vectors.shape[1]
     if predictions.shape != shape or pooled.shape != (len(speaker_ids), dim):
         raise UserError(

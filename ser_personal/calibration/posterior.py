@@ -282,22 +282,17 @@ class PosteriorCalibrator:
         predicted, vectors, given = (as_float64(array) for array in (predictions, pooled, labels))
         check_inputs(predicted, speaker_ids, vectors, self.bank, self.attributes)
         if given.shape != predicted.shape or np.isinf(given).any():
-            raise UserError(
-                f"labels {given.shape} must have shape {predicted.shape}, and be finite or NaN",
-                where="calibration",
-                remedy="Give one row per utterance and one column per attribute, NaN where a label is missing",
-            )
+            what = f"labels {given.shape} must have shape {predicted.shape}, and be finite or NaN"
+            remedy = "Give one row per utterance and one column per attribute, NaN where a label is missing"
+            raise UserError(what, where="calibration", remedy=remedy)
         fitted, rows_of, names = {}, rows_by_speaker(speaker_ids), speaker_names(speaker_ids)
         for column, attribute in enumerate(self.attributes):
             trained = int(np.count_nonzero(self.bank.count[:, self.bank.attributes.index(attribute)]))
             labelled = [rows for rows in rows_of.values() if not np.isnan(given[rows, column]).all()]
             if min(trained, len(labelled)) < MIN_SPEAKERS:
-                raise UserError(
-                    f"{trained} training and {len(labelled)} validation speakers have labels of {attribute}; "
-                    f"{MIN_SPEAKERS} of each are needed",
-                    where="PosteriorCalibrator",
-                    remedy="Give more labels; with fewer, use one global affine map (AffineMap)",
-                )
+                what = f"{trained} training and {len(labelled)} validation speakers have labels of {attribute}"
+                remedy = f"Give {MIN_SPEAKERS} of each; with fewer, use one global affine map (AffineMap)"
+                raise UserError(what, where="PosteriorCalibrator", remedy=remedy)
             rows = np.sort(np.concatenate(labelled))
             ids = [str(names[row]) for row in rows]
             fitted[attribute] = AttributePosterior.fit(
@@ -328,9 +323,8 @@ class PosteriorCalibrator:
             UserError: not fitted, or as by `ser_personal.calibrate`.
         """
         if not self.fitted:
-            raise UserError(
-                "not fitted", where="PosteriorCalibrator", remedy="Call fit(...) with the validation set first"
-            )
+            remedy = "Call fit(...) with the validation set first"
+            raise UserError("not fitted", where="PosteriorCalibrator", remedy=remedy)
         predicted, vectors = as_float64(predictions), as_float64(pooled)
         check_inputs(predicted, speaker_ids, vectors, self.bank, self.attributes)
         posteriors = list(self.fitted.values())

@@ -7,7 +7,7 @@ by name, to the oracle alone.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, compress, product
 from math import isnan
 from typing import TYPE_CHECKING, Any
@@ -71,30 +71,22 @@ class PredictedSet:
 
 
 @dataclass(frozen=True, eq=False)
-class ScoreRow:
+class CalibrationRow:
     """One row of the score table.
 
     Attributes:
-        name: raw, mu, sigma, both, affine, posterior, population, random_speakers, own_statistics, or a caller's own.
+        name: one of `LEGEND`, or a caller's own.
         scores: attribute -> scores; their mean over draws where there are several.
         is_oracle: it read labels of the test set, so it is never a result.
+        predictions: (draws, utterances, attributes), label points; one draw unless chance takes part; none of a row
+            that was read from a file.
+        is_random: chance takes part, so that no draw by itself is a result.
     """
 
     name: str
     scores: Scores
     is_oracle: bool
-
-
-@dataclass(frozen=True, eq=False)
-class CalibrationRow(ScoreRow):
-    """A row with its predictions.
-
-    Attributes:
-        predictions: (draws, utterances, attributes), label points; one draw unless chance takes part.
-        is_random: chance takes part, so that no draw by itself is a result.
-    """
-
-    predictions: NDArray[np.float64]
+    predictions: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0, 0)))
     is_random: bool = False
 
 
@@ -104,10 +96,8 @@ def standard_calibrators(
     """The rows that every test prints, the oracle aside.
 
     raw, mu, sigma and both are the paper's. The controls (ours) move the same moments as `pldc`: population has
-    k = all, random_speakers k at random; where k is all, a printed line says that both are PLDC itself. affine and
-    posterior (ours) are fitted on validation speakers. They are left out, and a printed line says why, where these have
-    no label of an attribute; posterior also where fewer than five of them, or of the training speakers, have labels of
-    an attribute.
+    k = all, random_speakers k at random. affine and posterior (ours) are fitted on validation speakers. Where labels
+    are too few for one of them, or k is all, a printed line says so.
     """
 
     def variant(**changes: Any) -> PLDC:
@@ -120,10 +110,8 @@ def standard_calibrators(
         "both": variant(shift_mean=True, scale_std=True),
     }
     if validation is not None:
-        columns = zip(pldc.attributes, validation.labels.T, strict=True)
-        missing = [attribute for attribute, labels in columns if np.isnan(labels).all()]
-        if missing:
-            print(f"affine and posterior are left out: no validation utterance has a label of {' or '.join(missing)}")
+        if np.isnan(validation.labels).all(axis=0).any():
+            print("affine and posterior are left out: an attribute has no label of a validation utterance")
         else:
             calibrators["affine"] = AffineMap.fit(validation.predictions, validation.labels)
             # too few labels; whatever else is wrong with inputs, PLDC refuses
@@ -153,21 +141,14 @@ def of_other_speakers(validation: PredictedSet, test: PredictedSet, split: str) 
 def calibration_table(
     test: PredictedSet, pldc: PLDC, calibrators: Mapping[str, Calibrator], *, min_utterances: int = 10
 ) -> list[CalibrationRow]:
-    """Scores of every calibrator on a test set, and of the oracle, last.
-
-    Args:
-        test: the test set.
-        pldc: attributes, and the settings of the oracle.
-        calibrators: row name -> calibrator: `standard_calibrators(...)`, and any of the caller's own.
-        min_utterances: labelled utterances a speaker must have to count in A-CCC.
-    """
-    least = min_utterances
+    """Scores of every calibrator on a test set, by name, and of the oracle, by the settings of `pldc`, last."""
+    inputs = test.predictions, test.speaker_ids, test.pooled
     rows = [
-        score_row(name, test, calibrator(test.predictions, test.speaker_ids, test.pooled), pldc.attributes, least)
+        score_row(name, test, calibrator(*inputs), pldc.attributes, min_utterances)
         for name, calibrator in calibrators.items()
     ]
-    oracle = own_statistics(pldc, test.predictions, test.speaker_ids, test.pooled, test.labels)
-    return [*rows, score_row("own_statistics", test, oracle, pldc.attributes, least, is_oracle=True)]
+    oracle = own_statistics(pldc, *inputs, test.labels)
+    return [*rows, score_row("own_statistics", test, oracle, pldc.attributes, min_utterances, is_oracle=True)]
 
 
 def score_row(
@@ -193,12 +174,6 @@ def speaker_moments(
 
     Moments are of ddof 0, over labelled utterances, in label points; `ccc` is the speaker's own, blank
     where undefined. From them O-CCC over any choice of speakers is exact, without the utterances.
-
-    Args:
-        split: name of the test set.
-        rows: of its score table.
-        labels: (utterances, attributes), NaN where missing.
-        speaker_ids: (utterances,), None where unknown; those can't be resampled and are left out.
     """
     import pandas as pd
 
@@ -209,15 +184,11 @@ def speaker_moments(
             for speaker, all_rows in rows_of.items():
                 own = all_rows[~np.isnan(labels[all_rows, column])]
                 if len(own):
-                    key = (split, row.name, row.is_oracle, draw, attribute, speaker)
-                    lines.append((*key, *_moments(predictions[own, column], labels[own, column])))
+                    x, y = predictions[own, column], labels[own, column]
+                    covariance = np.mean((x - x.mean()) * (y - y.mean()))
+                    moments = (len(own), x.mean(), y.mean(), x.var(), y.var(), covariance, concordance(x, y))
+                    lines.append((split, row.name, row.is_oracle, draw, attribute, speaker, *moments))
     return pd.DataFrame(lines, columns=[*KEYS, "utterances", *MOMENTS, "ccc"])
-
-
-def _moments(predictions: NDArray[np.float64], labels: NDArray[np.float64]) -> tuple[float, ...]:
-    covariance = np.mean((predictions - predictions.mean()) * (labels - labels.mean()))
-    moments = (predictions.mean(), labels.mean(), predictions.var(), labels.var(), covariance)
-    return (len(labels), *map(float, moments), concordance(predictions, labels))
 
 
 def print_scores(title: str, rows: Sequence[CalibrationRow], min_utterances: int) -> None:

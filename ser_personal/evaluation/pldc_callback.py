@@ -24,24 +24,14 @@ from ser_personal.calibration.table import (
     speaker_moments,
     standard_calibrators,
 )
+from ser_personal.evaluation import run_files
 from ser_personal.evaluation.prediction_collector import (
     PredictionCollector,
     attribute_metrics,
     attributes_of,
-    print_and_record,
     run_folder,
     score_set,
     write_test,
-)
-from ser_personal.evaluation.run_files import (
-    EMBEDDINGS,
-    TRAINING,
-    SpeakerVectors,
-    describe_audio,
-    describe_speakers,
-    predictions_table,
-    write_moments,
-    write_speakers,
 )
 from ser_personal.files import content_hash, gather_files
 from ser_personal.scores import rows_by_speaker
@@ -50,14 +40,12 @@ from ser_personal.speakers.embedding import SpeakerEmbedding
 from ser_personal.types import Seed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from lightning.pytorch import LightningModule, Trainer
 
-    from ser_personal.calibration.controls import Calibrator
     from ser_personal.data.datamodule import SpeechDataModule
     from ser_personal.encoder.personalized import PersonalizedEncoder
-    from ser_personal.evaluation.prediction_collector import Scored
     from ser_personal.types import PredictionBatch
 
 
@@ -106,24 +94,27 @@ class PLDCCallback(PredictionCollector):
         least = model.test_metric.min_utterances
         predictions = np.empty_like(collected.predicted.predictions)
         splits, speakers, moments = {}, {}, []
-        vectors = {TRAINING: SpeakerVectors(self.bank.speaker_ids, self.bank.vectors)}
+        vectors = {run_files.TRAINING: run_files.SpeakerVectors(self.bank.speaker_ids, self.bank.vectors)}
         embedding = model.personalized.speakers
         known = [each for each in embedding.ids if each not in embedding.namesakes]
         if known and isinstance(embedding, SpeakerEmbedding):
             with torch.inference_mode():
-                vectors[EMBEDDINGS] = SpeakerVectors(tuple(known), embedding(known).float().cpu().numpy())
+                vectors[run_files.EMBEDDINGS] = run_files.SpeakerVectors(
+                    tuple(known), embedding(known).float().cpu().numpy()
+                )
         # each set by itself: a speaker may stand in several
         for split, (rows, tested) in collected.by_split().items():
             utterances, test = tested
             calibration = pldc.calibration(test.predictions, test.speaker_ids, test.pooled)
             predictions[rows] = calibration.predictions
             shifts = speaker_shifts(test.speaker_ids, test.pooled, test.labels, self.bank, pldc.attributes)
-            speakers[split] = describe_speakers(utterances, calibration, shifts)
+            speakers[split] = run_files.describe_speakers(utterances, calibration, shifts)
             rows_of = rows_by_speaker(test.speaker_ids)
-            vectors[split] = SpeakerVectors(tuple(rows_of), speaker_vectors(test.pooled, rows_of))
+            vectors[split] = run_files.SpeakerVectors(tuple(rows_of), speaker_vectors(test.pooled, rows_of))
             validation = None if self.validation is None else of_other_speakers(self.validation, test, split)
             calibrators = standard_calibrators(pldc, validation, draws=self.draws, seed=self.seed)
-            splits[split], table = score_set(model, data, tested, partial(_scored, pldc, calibrators, least))
+            table_of = partial(calibration_table, pldc=pldc, calibrators=calibrators, min_utterances=least)
+            splits[split], table = score_set(model, data, tested, table_of)
             if validation is not None:
                 fitted_on = pldc(validation.predictions, validation.speaker_ids, validation.pooled)
                 splits[split]["intervals"] = intervals_as_json(
@@ -136,18 +127,11 @@ class PLDCCallback(PredictionCollector):
         metrics = attribute_metrics(model, data, splits)
         metrics |= {"model": self.bank.fingerprint, "pldc": asdict(self.settings)}
         metrics["training_speakers"] = len(self.bank.speaker_ids)
-        write_test(trainer, folder, predictions_table(collected, predictions, pldc.attributes), metrics)
-        write_moments(folder, moments)
-        training = describe_audio([data.utterances[index] for index in data.train_indices])
+        write_test(trainer, folder, run_files.predictions_table(collected, predictions, pldc.attributes), metrics)
+        run_files.write_moments(folder, moments)
+        training = run_files.describe_audio([data.utterances[index] for index in data.train_indices])
         record = {"fusion": str(model.personalized.fusion_name), "splits": speakers, "training": training}
-        write_speakers(folder, record, vectors)
-
-
-def _scored(
-    pldc: PLDC, calibrators: Mapping[str, Calibrator], min_utterances: int, name: str, part: PredictedSet
-) -> Scored:
-    table = calibration_table(part, pldc, calibrators, min_utterances=min_utterances)
-    return print_and_record(name, part, table, min_utterances)
+        run_files.write_speakers(folder, record, vectors)
 
 
 def predict_split(trainer: Trainer, module: LightningModule, split: str) -> Iterator[PredictionBatch]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import suppress
-from functools import partial
 from itertools import chain, compress, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -22,16 +21,7 @@ from typing_extensions import override
 from ser_personal.calibration.table import PredictedSet, print_scores, score_row, speaker_moments
 from ser_personal.encoder.base import weights_fingerprint
 from ser_personal.errors import UserError
-from ser_personal.evaluation.run_files import (
-    BASELINE,
-    METRICS,
-    PREDICTIONS,
-    emotions_table,
-    predictions_table,
-    rows_as_json,
-    write_csv,
-    write_moments,
-)
+from ser_personal.evaluation import run_files
 from ser_personal.files import gather_files, named_in_errors, write_json
 from ser_personal.finetune.metrics import NO_EMOTION, classification_scores, emotions_of
 from ser_personal.types import utterance_hash
@@ -48,8 +38,6 @@ if TYPE_CHECKING:
     from ser_personal.types import Utterance
 
     Arrays = dict[str, NDArray[Any]]
-    Scored = tuple[dict[str, Any], list[CalibrationRow]]
-    Scoring = Callable[[str, PredictedSet], Scored]
 
 
 class CollectedSet(NamedTuple):
@@ -69,7 +57,7 @@ class CollectedSet(NamedTuple):
 
 
 _FOLDERS: WeakKeyDictionary[Trainer, Path] = WeakKeyDictionary()
-_WRITTEN = ("config.yaml", PREDICTIONS, METRICS, BASELINE)
+_WRITTEN = ("config.yaml", run_files.PREDICTIONS, run_files.METRICS, run_files.BASELINE)
 
 
 def run_folder(trainer: Trainer) -> Path:
@@ -109,16 +97,13 @@ class RunWriter(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage not in {"test", "predict"}:
             return
-        verb = "test" if stage == "test" else "predict"
         datamodule = getattr(trainer, "datamodule", None)
         source = (trainer.test_loop if stage == "test" else trainer.predict_loop)._data_source.instance  # noqa: SLF001
         # an earlier call's datamodule, which is still there, knows nothing of loaders that are passed
         if not hasattr(datamodule, "utterances") or (source is not None and source is not datamodule):
-            raise UserError(
-                "needs the datamodule: dataloaders alone don't name utterances and speakers",
-                where=type(self).__name__,
-                remedy=f"Pass the datamodule: trainer.{verb}(model, datamodule=EmotionDataModule(...))",
-            )
+            what = "needs the datamodule: dataloaders alone don't name utterances and speakers"
+            remedy = "Pass the trainer datamodule=EmotionDataModule(...)"
+            raise UserError(what, where=type(self).__name__, remedy=remedy)
         run_folder(trainer)
 
     @override
@@ -144,22 +129,16 @@ class PredictionCollector(RunWriter):
         self._batches.append({"indices": outputs["indices"].cpu(), **kept})
 
     def collected(self, trainer: Trainer) -> CollectedSet | None:
-        """Join the predictions of all devices, on the first; None on the others. Say so where some are lacking."""
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        found: CollectedSet | None
+        """Join the predictions of all devices, on the first; None on the others."""
+        utterances = trainer.datamodule.utterances  # type: ignore[attr-defined]
         if trainer.world_size == 1:
-            found = _in_order([self._take_all()], data.utterances)
-        else:
-            found = gather_files(
-                trainer,
-                trainer.default_root_dir,
-                lambda path: _write(path, self._take_all()),
-                lambda paths: _in_order([_read(path) for path in paths], data.utterances),
-            )
-        for split, (rows, _) in found.by_split().items() if found else ():
-            if (count := int(rows.sum())) < (of := len(data.indices_of([split]))):
-                rank_zero_info(f"{split}: {count} of {of} utterances were predicted; what follows is of these")
-        return found
+            return _in_order([self._take_all()], utterances)
+        return gather_files(
+            trainer,
+            trainer.default_root_dir,
+            lambda path: _write(path, self._take_all()),
+            lambda paths: _in_order([_read(path) for path in paths], utterances),
+        )
 
     def _take_all(self) -> Arrays:
         batches, self._batches = self._batches, []
@@ -234,25 +213,32 @@ def about_speakers(pl_module: Any, utterances: Sequence[Utterance], conditions: 
     return counted
 
 
-def score_set(model: Any, data: Any, tested: CollectedSet, scored: Scoring) -> Scored:
+def score_set(
+    model: Any, data: Any, tested: CollectedSet, table_of: Callable[[PredictedSet], list[CalibrationRow]]
+) -> tuple[dict[str, Any], list[CalibrationRow]]:
     """Score and print a test set and, where there are several, each condition in it: known speakers are another task.
 
-    -> the set's part of metrics.json, and its table.
+    -> the set's part of metrics.json, and its table; of categorical emotion, which `table_of` isn't asked for, none.
     """
     utterances, test = tested
     split, conditions = utterances[0].split, conditions_of(model, data, utterances)
+
+    def scored(name: str, part: PredictedSet) -> tuple[dict[str, Any], list[CalibrationRow]]:
+        if model.emotions:
+            labelled = emotions_of(torch.from_numpy(part.labels)).numpy()
+            scores = classification_scores(part.predictions.argmax(1), labelled)
+            found = int((labelled != NO_EMOTION).sum())
+            return {"utterances": len(labelled), "labelled": found, "scores": scores}, []
+        table = table_of(part)
+        print_scores(f"{name}: {len(part.predictions)} utterances", table, model.test_metric.min_utterances)
+        return {"utterances": len(part.predictions), "rows": run_files.rows_as_json(table)}, table
+
     record, table = scored(split, test)
     names = sorted(set(conditions.tolist()))
     parts = {name: test.part(conditions == name) for name in names if len(names) > 1}
     record |= about_speakers(model, utterances, conditions)
     record["conditions"] = {name: scored(f"{split}, {name} speakers", part)[0] for name, part in parts.items()}
     return record, table
-
-
-def print_and_record(name: str, test: PredictedSet, table: list[CalibrationRow], min_utterances: int) -> Scored:
-    """Print a table; -> what metrics.json says of it, and the table."""
-    print_scores(f"{name}: {len(test.predictions)} utterances", table, min_utterances)
-    return {"utterances": len(test.predictions), "rows": rows_as_json(table)}, table
 
 
 def attributes_of(pl_module: LightningModule, callback: Callback) -> tuple[str, ...]:
@@ -279,16 +265,18 @@ def attribute_metrics(model: Any, data: Any, splits: dict[str, Any]) -> dict[str
 
 def write_test(trainer: Trainer, folder: Path, frame: pd.DataFrame, metrics: dict[str, Any]) -> None:
     """Write predictions.csv and metrics.json."""
-    write_csv(folder / PREDICTIONS, frame)
-    write_json(folder / METRICS, {"checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None, **metrics})
-    rank_zero_info(f"written: {folder / PREDICTIONS} and {folder / METRICS}")
+    run_files.write_csv(folder / run_files.PREDICTIONS, frame)
+    write_json(
+        folder / run_files.METRICS, {"checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None, **metrics}
+    )
+    rank_zero_info(f"written: {folder / run_files.PREDICTIONS} and {folder / run_files.METRICS}")
 
 
 def predicted_table(collected: CollectedSet, model: Any) -> pd.DataFrame:
     """The predictions.csv of a model of emotion attributes, uncalibrated, or of categories."""
     if model.emotions:
-        return emotions_table(collected, model.emotions)
-    return predictions_table(collected, None, model.attributes)
+        return run_files.emotions_table(collected, model.emotions)
+    return run_files.predictions_table(collected, None, model.attributes)
 
 
 class PredictionWriter(PredictionCollector):
@@ -298,9 +286,9 @@ class PredictionWriter(PredictionCollector):
 
     @override
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        collected, path = self.collected(trainer), run_folder(trainer) / PREDICTIONS
+        collected, path = self.collected(trainer), run_folder(trainer) / run_files.PREDICTIONS
         if collected is not None:
-            write_csv(path, predicted_table(collected, pl_module))
+            run_files.write_csv(path, predicted_table(collected, pl_module))
             rank_zero_info(f"written: {path}")
 
 
@@ -318,10 +306,13 @@ class TestWriter(PredictionCollector):
         collected, folder = self.collected(trainer), run_folder(trainer)
         if collected is None:
             return
-        scored = _score_emotions if model.emotions else partial(_score_attributes, model)
+
+        def table_of(part: PredictedSet) -> list[CalibrationRow]:
+            return [score_row("raw", part, part.predictions, model.attributes, model.test_metric.min_utterances)]
+
         splits, moments = {}, []
         for split, (_, tested) in collected.by_split().items():
-            splits[split], table = score_set(model, data, tested, scored)
+            splits[split], table = score_set(model, data, tested, table_of)
             moments.append(speaker_moments(split, table, tested.predicted.labels, tested.predicted.speaker_ids))
         if model.emotions:
             # as `ser export` has it: what only training needs isn't part of the model
@@ -330,18 +321,5 @@ class TestWriter(PredictionCollector):
             metrics = {"model": weights_fingerprint(kept), "emotions": list(model.emotions), "splits": splits}
         else:
             metrics = attribute_metrics(model, data, splits)
-            write_moments(folder, moments)
+            run_files.write_moments(folder, moments)
         write_test(trainer, folder, predicted_table(collected, model), metrics)
-
-
-def _score_attributes(model: Any, name: str, test: PredictedSet) -> Scored:
-    least = model.test_metric.min_utterances
-    row = score_row("raw", test, test.predictions, model.attributes, least)
-    return print_and_record(name, test, [row], least)
-
-
-def _score_emotions(_name: str, test: PredictedSet) -> Scored:
-    labelled = emotions_of(torch.from_numpy(test.labels)).numpy()
-    scores = classification_scores(test.predictions.argmax(1), labelled)
-    found = int((labelled != NO_EMOTION).sum())
-    return {"utterances": len(labelled), "labelled": found, "scores": scores}, []

@@ -21,10 +21,10 @@ import numpy as np
 from ser_personal.calibration.controls import no_controls
 from ser_personal.calibration.divergence import SpeakerShift
 from ser_personal.calibration.pldc import PLDCSettings
-from ser_personal.calibration.table import KEYS, MOMENTS, ScoreRow
+from ser_personal.calibration.table import KEYS, MOMENTS, CalibrationRow
 from ser_personal.errors import UserError
 from ser_personal.files import atomic_write, write_json
-from ser_personal.scores import as_json, from_json, rows_by_speaker
+from ser_personal.scores import as_json, from_json, rows_by_speaker, with_nan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -81,7 +81,7 @@ def _frame(rows: Sequence[Utterance], columns: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(named | columns | described)
 
 
-def rows_as_json(rows: Sequence[ScoreRow]) -> dict[str, Any]:
+def rows_as_json(rows: Sequence[CalibrationRow]) -> dict[str, Any]:
     """Row name -> whether it is an oracle, and attribute -> scores."""
     return {row.name: {"is_oracle": row.is_oracle, "attributes": as_json(row.scores)} for row in rows}
 
@@ -190,13 +190,7 @@ def read_table(path: Path, required: Sequence[str], **options: Any) -> pd.DataFr
 
 @dataclass(frozen=True, eq=False)
 class Speaker:
-    """A test speaker.
-
-    Attributes:
-        gender: as the corpus spells it, None where unknown.
-        utterances: of this speaker in the set.
-        shift: how far the speaker is from the training set.
-    """
+    """A test speaker: gender as the corpus spells it, how many utterances of the set, how far from the training set."""
 
     gender: str | None
     utterances: int
@@ -217,7 +211,7 @@ class ScoredSet:
     """
 
     name: str
-    rows: tuple[ScoreRow, ...]
+    rows: tuple[CalibrationRow, ...]
     condition_counts: dict[str, int]
     utterances: pd.DataFrame
     speakers: dict[str, Speaker]
@@ -234,7 +228,7 @@ class ScoredSet:
         """Values (utterances,) of a kind: label, raw or calibrated."""
         return self.utterances[f"{attribute}_{kind}"].to_numpy(dtype=np.float64)
 
-    def row(self, name: str) -> ScoreRow:
+    def row(self, name: str) -> CalibrationRow:
         """One row of the score table."""
         return next(row for row in self.rows if row.name == name)
 
@@ -308,7 +302,7 @@ def _read(folder: Path) -> RunFiles:
         ScoredSet(
             name=name,
             rows=tuple(
-                ScoreRow(row, from_json(content["attributes"]), content["is_oracle"])
+                CalibrationRow(row, from_json(content["attributes"]), content["is_oracle"])
                 for row, content in [*split["rows"].items(), *_baseline_rows(folder, name, attributes)]
             ),
             condition_counts=split["speakers"],
@@ -320,7 +314,8 @@ def _read(folder: Path) -> RunFiles:
         )
         for name, split in metrics["splits"].items()
     ]
-    labelled = tuple(test for test in sets if _is_labelled(test, attributes))
+    labels = [f"{attribute}_label" for attribute in attributes]
+    labelled = tuple(test for test in sets if test.utterances[labels].notna().any().all())
     if not labelled:
         raise UserError(
             f"no test set has labels of {' and '.join(attributes)}, so nothing can be scored",
@@ -351,10 +346,6 @@ def _baseline_rows(folder: Path, split: str, attributes: tuple[str, ...]) -> lis
     return [(name, content) for name, content in rows if content["attributes"].keys() >= set(attributes)]
 
 
-def _is_labelled(test: ScoredSet, attributes: tuple[str, ...]) -> bool:
-    return all(not np.isnan(test.values(attribute, "label")).all() for attribute in attributes)
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON file of a run; a UserError says where it is damaged."""
     try:
@@ -372,13 +363,5 @@ def _read_predictions(path: Path, attributes: tuple[str, ...]) -> pd.DataFrame:
 
 
 def _speaker(content: dict[str, Any]) -> Speaker:
-    label_shift = {attribute: _or_nan(value) for attribute, value in content["label_shift"].items()}
-    return Speaker(
-        gender=content["gender"],
-        utterances=content["utterances"],
-        shift=SpeakerShift(_or_nan(content["feature_shift"]), label_shift),
-    )
-
-
-def _or_nan(value: float | None) -> float:
-    return np.nan if value is None else value
+    shift = with_nan({"feature": content["feature_shift"], "label": content["label_shift"]})
+    return Speaker(content["gender"], content["utterances"], SpeakerShift(**shift))

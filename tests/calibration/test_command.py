@@ -149,29 +149,6 @@ def test_what_is_fitted_on_validation_is_fitted_on_other_speakers(tables, tmp_pa
     np.testing.assert_allclose(arrays(frame, "affine")[0], expected)
 
 
-def test_without_a_validation_label_of_an_attribute_nothing_is_fitted_there_and_a_line_says_so(
-    tables, tmp_path, capsys
-):
-    pd.concat([VALIDATION.assign(arousal_label=None), TEST]).to_csv(tmp_path / "half.csv", index=False)
-    _, frame = run(tables, predictions=tmp_path / "half.csv")
-    assert not {name for name in frame if name.endswith(("_affine", "_posterior"))}
-    shown = capsys.readouterr().out
-    assert "affine and posterior are left out: no validation utterance has a label of arousal\n" in shown
-    assert "own_statistics reads the test labels" in " ".join(shown.split())
-    assert "posterior (ours)" not in " ".join(shown.split())
-
-
-@pytest.mark.parametrize("split", ["test1", "validation"])
-@pytest.mark.parametrize("of_bank", ["bank.safetensors", "train.parquet"])
-def test_speakers_whose_labels_are_in_the_bank_are_refused_by_name(tables, tmp_path, capsys, split, of_bank):
-    known = TRAIN[:12].assign(split=split)
-    pd.concat([known, TEST]).to_csv(tmp_path / "known.csv", index=False)
-    assert run(tables, predictions=tmp_path / "known.csv", bank=tmp_path / of_bank)[0] == 2
-    told = f"known.csv: 1 of its speakers are in the bank as well, with their labels: {TRAIN['speaker'][0]}. Leave them"
-    assert told in capsys.readouterr().err
-    assert not tables["out"].exists()
-
-
 def test_mistakes_in_the_tables_are_one_line_each(tables, tmp_path, capsys):
     def refused(what, **changes):
         assert run(tables, **changes)[0] == 2
@@ -185,9 +162,14 @@ def test_mistakes_in_the_tables_are_one_line_each(tables, tmp_path, capsys):
     ):
         TEST.assign(**columns).to_csv(tmp_path / "changed.csv", index=False)
         refused(what, predictions=tmp_path / "changed.csv")
+    pd.concat([TRAIN[:12].assign(split="validation"), TEST]).to_csv(tmp_path / "known.csv", index=False)
+    refused(
+        f"known.csv: 1 of its speakers are in the bank .*: {TRAIN['speaker'][0]}", predictions=tmp_path / "known.csv"
+    )
     TEST[["utterance", "speaker"]].to_csv(tmp_path / "bare.csv", index=False)
     refused("no column whose name ends in _label", bank=tmp_path / "bare.csv")
-    refused(r"predictions.csv: no training row", bank=tables["predictions"])
+    refused("predictions.csv: no training row", bank=tables["predictions"])
+    refused("c.json: has the ending of no table", out=tmp_path / "c.json")
     for name, content, what in (
         ("shifted.csv", b"name,0\ntrain_0,1.0\n", "no column utterance"),
         ("words.csv", b"utterance,0\ntest1_0,loud\n", "the vector of utterance test1_0 isn't all numbers"),

@@ -115,14 +115,11 @@ def test_a_prior_is_that_of_the_validation_speakers():
     np.testing.assert_allclose([*vars(found).values()], [*vars(expected).values()], rtol=0.15)
 
 
-@pytest.mark.parametrize("labelled", [0, 4])
-def test_too_few_labels_leave_the_usual_prior_of_the_scale(labelled):
-    labels = np.where(np.arange(20) < labelled, 0.5, np.nan)
-    found = LabelPrior.fit(np.linspace(0, 1, 20), labels, ["anna"] * 20, (0, 1))
-    np.testing.assert_allclose([*vars(found).values()], [*vars(replace(USUAL, deviation=1 / 8)).values()])
-
-
-def test_predictions_that_vary_by_rounding_alone_say_nothing_on_any_scale():
-    rounded = np.where(np.arange(20) % 2, np.float32(50), np.nextafter(np.float32(50), np.float32(51)))
-    found = LabelPrior.fit(rounded.astype(float), np.linspace(0, 100, 20), ["anna"] * 20, (0, 100))
-    assert found == LabelPrior.default((0, 100))
+def test_too_few_labels_and_predictions_that_vary_by_rounding_leave_the_usual_prior_of_the_scale():
+    rounded = np.where(np.arange(20) % 2, np.float32(0.5), np.nextafter(np.float32(0.5), np.float32(1)))
+    few = np.where(np.arange(20) < 4, 0.5, np.nan)
+    usual = LabelPrior.default((0, 1)), replace(USUAL, deviation=1 / 8)
+    for predictions, labels in ((np.linspace(0, 1, 20), few), (rounded.astype(float), np.linspace(0, 1, 20))):
+        found = LabelPrior.fit(predictions, labels, ["anna"] * 20, (0, 1))
+        for expected in usual:
+            np.testing.assert_allclose([*vars(found).values()], [*vars(expected).values()])

@@ -81,6 +81,9 @@ def test_without_training_labels_an_attribute_stays_as_it_is_and_few_labels_fit_
     few = standard_calibrators(pldc, people("validation", 4, 2))
     assert {"affine", "posterior"} & {*few} == {"affine"}
     assert "posterior is left out: 60 training and 4 validation speakers have" in capsys.readouterr().out
+    half = replace(VALIDATION, labels=np.where([True, False], NAN, VALIDATION.labels))
+    assert not {"affine", "posterior"} & {*standard_calibrators(pldc, half)}
+    assert "affine and posterior are left out" in capsys.readouterr().out
     nothing = {"count": 0, "label_mean": NAN, "label_std": NAN}
     none = {name: np.where([True, False], value, getattr(pldc.bank, name)) for name, value in nothing.items()}
     unlabelled = replace(pldc, bank=replace(pldc.bank, **none))

@@ -30,7 +30,7 @@ def batch(indices):
 
 def joined(batches, trainer_, writer=None):
     writer = writer or PredictionWriter()
-    trainer_.datamodule = DATA
+    trainer_.datamodule = SimpleNamespace(utterances=UTTERANCES)
     for indices in batches:
         writer.keep(trainer_, None, batch(indices))
     return writer.collected(trainer_)
@@ -47,7 +47,6 @@ def check(collected, indices):
 
 
 ALONE = SimpleNamespace(world_size=1, is_global_zero=True)
-DATA = SimpleNamespace(utterances=UTTERANCES, indices_of=lambda splits: range(40 * (splits == ["test1"])))
 
 
 @given(order=st.permutations(range(10)), cut=st.integers(1, 9), repeated=st.lists(st.integers(0, 9), min_size=1))
@@ -65,14 +64,6 @@ def test_several_devices_are_joined_on_the_first(tmp_path):
     check(first, [0, 1, 2, 7, 20, 30, 39])
     assert others == [None, None, None]
     assert not list(tmp_path.iterdir())
-
-
-def test_utterances_that_were_not_predicted_are_counted_in_a_line(caplog):
-    with caplog.at_level("INFO"):
-        check(joined([range(40)], ALONE), range(40))
-        assert not caplog.text
-        check(joined([range(17)], ALONE), range(17))
-    assert "test1: 17 of 40 utterances were predicted" in caplog.text
 
 
 class SavesHere(Logger):
