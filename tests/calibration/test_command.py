@@ -169,7 +169,7 @@ def test_mistakes_in_the_tables_are_one_line_each(tables, tmp_path, capsys):
     TEST[["utterance", "speaker"]].to_csv(tmp_path / "bare.csv", index=False)
     refused("no column whose name ends in _label", bank=tmp_path / "bare.csv")
     refused("predictions.csv: no training row", bank=tables["predictions"])
-    refused("c.json: has the ending of no table", out=tmp_path / "c.json")
+    refused("c.json: .* ends in .csv", out=tmp_path / "c.json")
     for name, content, what in (
         ("shifted.csv", b"name,0\ntrain_0,1.0\n", "no column utterance"),
         ("words.csv", b"utterance,0\ntest1_0,loud\n", "the vector of utterance test1_0 isn't all numbers"),
