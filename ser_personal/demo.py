@@ -18,7 +18,7 @@ from ser_personal.files import check_empty
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SYSTEMS = ("vanilla", "tapt", "papt")
+STAGES = 7
 EXPECT = """What to expect: {minutes:.0f} minutes of speech by invented voices, and 0.2 million random weights in
 HuBERT's place. It shows that every step runs, and how it reports. Ridge regression should do about
 as well, and no figure says anything about people.
@@ -26,9 +26,7 @@ as well, and no figure says anything about people.
 VOICES = ("ben", "ada")
 
 
-def demo(
-    out: str, speakers: int = 60, utterances: int = 16, seed: int = 0, *, full: bool = False, verbose: bool = False
-) -> None:
+def demo(out: str, speakers: int = 60, utterances: int = 16, seed: int = 0) -> None:
     """Run the whole method on synthetic speech: corpus, PAPT, fine-tuning, a test with controls, report and timeline.
 
     Every command that it stands for is in commands.sh, and works when pasted; what they printed is in log.txt. They run
@@ -39,21 +37,16 @@ def demo(
         speakers: of the corpus, in all three sets together.
         utterances: of each speaker.
         seed: of the corpus.
-        full: train Vanilla-FT and TAPT-FT as well, and compare the three.
-        verbose: show each command, and all that it prints.
     """
     folder = Path(out)
     check_empty(folder)
     folder.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    stages = Stages(folder, 12 if full else 7, verbose=verbose)
+    stages = Stages(folder)
     # utterances are of 2 to 4 s
     print(EXPECT.format(minutes=speakers * utterances * 3 / 60))
-    run = _pipeline(stages, folder, speakers, utterances, seed, full=full)
+    run = _pipeline(stages, folder, speakers, utterances, seed)
     _look(stages, folder, run, seed, speakers)
-    if full:
-        print()
-        stages.run("compare", *(folder / system for system in SYSTEMS), "--baseline", "vanilla", shown=True)
     print(f"""
 {(time.perf_counter() - started) / 60:.1f} minutes. Open
   {folder / "report.html"}    what the model can do, for whom it fails, and what calibration changes
@@ -67,16 +60,16 @@ The commands are in {folder / "commands.sh"}, what they printed in {folder / "lo
 class Stages:
     """Runs `ser` commands in this process, a line per stage; its folder gets commands.sh and log.txt."""
 
-    def __init__(self, folder: Path, number: int, *, verbose: bool) -> None:
-        self._folder, self._number, self._verbose = folder, number, verbose
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._done = 0
 
     @contextmanager
     def stage(self, name: str) -> Iterator[list[str]]:
         """One stage; the first entry of the list stands on its line, further ones below."""
         self._done += 1
-        title = f"{self._done}/{self._number} {name:10}"
-        print(title, end="\n" if self._verbose else " ", flush=True)
+        title = f"{self._done}/{STAGES} {name:10}"
+        print(title, end=" ", flush=True)
         found: list[str] = []
         started = time.perf_counter()
         try:
@@ -85,12 +78,15 @@ class Stages:
             print()
             raise
         first, *more = found
-        print(f"{f'{title} ' if self._verbose else ''}{first:<64}{time.perf_counter() - started:4.0f} s")
+        print(f"{first:<64}{time.perf_counter() - started:4.0f} s")
         for line in more:
             print(f"{'':{len(title)}} {line}")
 
-    def run(self, name: str, *arguments: object, shown: bool = False) -> None:
-        """Run a command, and show what it prints if asked to."""
+    def run(self, name: str, *arguments: object) -> None:
+        """Run a command, its output in log.txt."""
+        # else its log would write to this file even after it is closed
+        import lightning.pytorch  # noqa: F401
+
         from ser_personal.cli import dispatch
 
         words = [str(argument) for argument in arguments]
@@ -99,16 +95,10 @@ class Stages:
             for file, text in (("commands.sh", line), ("log.txt", f"$ {line}")):
                 log = stack.enter_context((self._folder / file).open("a", encoding="utf-8"))
                 print(text, file=log, flush=True)
-            if self._verbose:
-                print(f"\n$ {line}", flush=True)
-            elif not shown:
-                # else its log would write to this file even after it is closed
-                import lightning.pytorch  # noqa: F401
-
-                stack.enter_context(redirect_stdout(log))
-                stack.enter_context(redirect_stderr(log))
-                stack.callback(logging.disable, logging.root.manager.disable)
-                logging.disable(logging.INFO)
+            stack.enter_context(redirect_stdout(log))
+            stack.enter_context(redirect_stderr(log))
+            stack.callback(logging.disable, logging.root.manager.disable)
+            logging.disable(logging.INFO)
             code = dispatch([name, *words])
         if code:
             raise UserError(f"ended with exit code {code}", where=f"ser {name}", remedy="log.txt says why")
@@ -118,7 +108,7 @@ def _configs(*names: str) -> list[str]:
     return [piece for name in names for piece in ("--config", name)]
 
 
-def _pipeline(stages: Stages, folder: Path, speakers: int, utterances: int, seed: int, *, full: bool) -> Path:
+def _pipeline(stages: Stages, folder: Path, speakers: int, utterances: int, seed: int) -> Path:
     """Make a corpus, train on it and test, -> the folder of PAPT-FT's test run."""
     from ser_personal.calibration.table import decimal
 
@@ -131,44 +121,28 @@ def _pipeline(stages: Stages, folder: Path, speakers: int, utterances: int, seed
         kmeans = _configs("kmeans.yaml", "tiny/kmeans.yaml")
         # no process has to be started for so little audio
         stages.run("kmeans", *kmeans, *data, "--data.num_workers", 0, "--out", labels)
-        found.append(_clusters(labels))
+        found.append("of MFCC frames")
 
     # the stages share this process, which a second device would leave
     device = ["--trainer.devices", 1, "--trainer.default_root_dir"]
     pretrain = [*_configs("papt.yaml", "tiny/papt.yaml"), *data, "--data.pseudo_labels", labels, *device, folder]
-    for name in ("tapt", "papt") if full else ("papt",):
-        with stages.stage(name.upper()) as found:
-            stages.run("fit", *pretrain, *(_configs("tapt.yaml") if name == "tapt" else []))
-            losses = json.loads((folder / f"{name}.scores.json").read_text(encoding="utf-8"))
-            own, others = losses["val_loss"], losses["val_loss_unseen_speakers"]
-            found.append(f"masked prediction {own:.2f} nats per frame, of unseen speakers {others:.2f}")
+    with stages.stage("PAPT") as found:
+        stages.run("fit", *pretrain)
+        losses = json.loads((folder / "papt.scores.json").read_text(encoding="utf-8"))
+        own, others = losses["val_loss"], losses["val_loss_unseen_speakers"]
+        found.append(f"masked prediction {own:.2f} nats per frame, of unseen speakers {others:.2f}")
     finetune = [*_configs("finetune.yaml", "tiny/finetune.yaml"), *data]
-    folders: list[Path] = []
-    for system in SYSTEMS if full else ("papt",):
-        root = folder / system
-        with stages.stage("fine-tune") as found:
-            source = [] if system == "vanilla" else ["--model.papt_checkpoint", folder / f"{system}.ckpt"]
-            stages.run("fit", *finetune, *source, *device, root)
-            scores = json.loads((root / "finetune.scores.json").read_text(encoding="utf-8"))
-            found.append(f"{system}, validation CCC {decimal(scores['val_ccc'])}")
-        with stages.stage("test") as found:
-            # the ridge regression is the same for all
-            also = ["ridge.yaml"] if system == SYSTEMS[-1] else []
-            test = [*_configs("pldc.yaml", *also), "--ckpt_path", root / "finetune.ckpt"]
-            stages.run("test", *finetune, *test, *device, root)
-            folders = [path.parent for path in root.rglob("metrics.json")]
-            found.extend(_tested(folders[-1]))
-    return folders[-1]
-
-
-def _clusters(folder: Path) -> str:
-    import numpy as np
-
-    from ser_personal.data.frame_store import PseudoLabels
-
-    labels = PseudoLabels.load(folder)
-    used = len(np.unique(np.concatenate([labels[utterance] for utterance in labels])))
-    return f"{labels.num_clusters} of MFCC frames, {'all' if used == labels.num_clusters else used} used"
+    root = folder / "papt"
+    with stages.stage("fine-tune") as found:
+        stages.run("fit", *finetune, "--model.papt_checkpoint", folder / "papt.ckpt", *device, root)
+        scores = json.loads((root / "finetune.scores.json").read_text(encoding="utf-8"))
+        found.append(f"validation CCC {decimal(scores['val_ccc'])}")
+    with stages.stage("test") as found:
+        test = [*_configs("pldc.yaml", "ridge.yaml"), "--ckpt_path", root / "finetune.ckpt"]
+        stages.run("test", *finetune, *test, *device, root)
+        (run,) = (path.parent for path in root.rglob("metrics.json"))
+        found.extend(_tested(run))
+    return run
 
 
 def _tested(folder: Path) -> list[str]:
@@ -184,13 +158,10 @@ def _tested(folder: Path) -> list[str]:
         return decimal(test.row(row).scores["arousal"].average_ccc)
 
     found = verdicts(run, test, "arousal", Bootstrap())
-    first_line = f"{len(test.speakers)} people it has never heard"
-    if not any(verdict.than == RIDGE for verdict in found):
-        return [first_line]
     gain = found[0].gain
     between = gain.refused or f"{signed(gain.low)} to {signed(gain.high)}"
     return [
-        first_line,
+        f"{len(test.speakers)} people it has never heard",
         f"arousal A-CCC   raw {average('raw')}   calibrated {average(run.chosen)} ({signed(gain.value)}, {between})",
         f"                random speakers {average('random_speakers')}   ridge {average(RIDGE)}",
         *wrap(f"-> {'; '.join(verdict.text for verdict in found)}", 72, subsequent_indent="   "),

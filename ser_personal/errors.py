@@ -39,10 +39,8 @@ class UserError(Exception):
 def require_range(name: str, value: float, low: float, high: float = inf, *, above: bool = False) -> None:
     """Refuse a number outside an argument's range, NaN and infinity always; `above` excludes `low` itself."""
     if not isfinite(value) or not low <= value <= high or (above and value == low):
-        if isfinite(high):
-            allowed = f"above {low} and at most {high}" if above else f"from {low} to {high}"
-        else:
-            allowed = f"above {low}" if above else f"of at least {low}"
+        allowed = f"above {low}" if above else f"of at least {low}"
+        allowed += f" and at most {high}" if isfinite(high) else ""
         raise UserError(f"{value} is out of range", where=name, remedy=f"Give a number {allowed}")
 
 

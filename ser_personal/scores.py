@@ -182,18 +182,15 @@ def ccc_from_moments(mean_difference: ArrayLike, variances: ArrayLike, covarianc
     return np.where(defined, 2 * np.asarray(covariance) / np.where(defined, denominator, 1.0), np.nan)
 
 
-def ccc_from_sums(
-    n: NDArray[np.float64],
-    x: NDArray[np.float64],
-    y: NDArray[np.float64],
-    xx: NDArray[np.float64],
-    yy: NDArray[np.float64],
-    xy: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """The CCC (...) of sums of predictions x, labels y and their products over n pairs, NaN where it is 0 / 0.
+def ccc_from_sums(*sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The CCC (...) of sums over n pairs, NaN where it is 0 / 0.
+
+    Args:
+        sums: each (...): n, of predictions x, of labels y, and of xx, yy and xy.
 
     Sums of squares lose digits: subtract something near the mean label from predictions and labels first.
     """
+    n, x, y, xx, yy, xy = sums
     with np.errstate(invalid="ignore", divide="ignore"):
         x, y = x / n, y / n
         return ccc_from_moments(x - y, xx / n - x**2 + yy / n - y**2, xy / n - x * y)

@@ -53,7 +53,7 @@ def test_what_lightning_found_is_said_with_verbose_alone(verbose, said, caplog, 
     [
         ({"low": 0}, (0, 0.5, 1, 2), "of at least 0"),
         ({"low": 0, "above": True}, (0.5, 1, 2), "above 0"),
-        ({"low": 0, "high": 1}, (0, 0.5, 1), "from 0 to 1"),
+        ({"low": 0, "high": 1}, (0, 0.5, 1), "of at least 0 and at most 1"),
         ({"low": 0, "high": 1, "above": True}, (0.5, 1), "above 0 and at most 1"),
     ],
 )

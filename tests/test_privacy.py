@@ -70,9 +70,9 @@ def test_the_whole_demo_asks_for_no_network_and_is_a_line_a_stage(no_network, tm
     smallest_configs(tmp_path / "tiny")
     out = tmp_path / "demo"
     monkeypatch.chdir(tmp_path)
-    demo(str(out), speakers=8, utterances=3, full=True)
-    stages = re.findall(r"^(\d+)/12 (\S+) .* \d+ s$", capsys.readouterr().out, re.MULTILINE)
-    assert [int(number) for number, _ in stages] == list(range(1, 13))
+    demo(str(out), speakers=8, utterances=3)
+    stages = re.findall(r"^(\d+)/7 (\S+) .* \d+ s$", capsys.readouterr().out, re.MULTILINE)
+    assert [int(number) for number, _ in stages] == list(range(1, 8))
     assert [name for _, name in stages][-2:] == ["report", "annotate"]
     commands = (out / "commands.sh").read_text().splitlines()
     assert all(line.startswith("ser ") for line in commands)

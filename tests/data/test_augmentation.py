@@ -187,7 +187,11 @@ def test_a_folder_is_known_by_what_is_in_it(tmp_path):
 def test_ranges_that_cant_be_are_refused_at_once():
     refused("--data.augmentation: changes nothing", Augmentation)
     refused(r"augmentation\.snr: 20 is above 5\. Give the lower end first", Augmentation, noise="n", snr=(20, 5))
-    refused(r"augmentation\.speed: 0 is out of range\. Give a number from 0\.5 to 2", Augmentation, speed=(0, 1))
+    refused(
+        r"augmentation\.speed: 0 is out of range\. Give a number of at least 0\.5 and at most 2",
+        Augmentation,
+        speed=(0, 1),
+    )
 
 
 def test_a_folder_that_cant_be_used_is_refused_before_training(corpus, tmp_path):

@@ -103,7 +103,12 @@ def test_freezing_stops_exactly_the_right_parameters(hubert_folder):
         beneath.append("network.encoder.layer_norm.")
     layers = frozen_names(built(hubert_folder, freeze_layers=1))
     assert layers == {name for name in names if name.startswith(tuple(beneath))}
-    refused(r"freeze_layers: 3 is out of range\. Give a number from 0 to 2", built, hubert_folder, freeze_layers=3)
+    refused(
+        r"freeze_layers: 3 is out of range\. Give a number of at least 0 and at most 2",
+        built,
+        hubert_folder,
+        freeze_layers=3,
+    )
 
 
 def bytes_kept(encoder: HubertEncoder) -> int:
