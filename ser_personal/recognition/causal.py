@@ -103,18 +103,13 @@ class CausalPLDC:
 
     def __call__(self, prediction: NDArray[np.float64], profile: SpeakerProfile) -> NDArray[np.float64]:
         """The calibrated prediction, (attributes,)."""
-        settings = self.settings
-        mu_bar, sigma_bar = label_statistics(self.bank, self.neighbours(profile.vector), self._columns, settings)
-        own = self._own(profile.predictions, mu_bar, sigma_bar)
+        settings, own = self.settings, profile.predictions
+        columns = [self.bank.attributes.index(attribute) for attribute in self.attributes]
+        mu_bar, sigma_bar = label_statistics(self.bank, self.neighbours(profile.vector), columns, settings)
+        if imagined := settings.prior_utterances:
+            mean = (own.count * own.mean + imagined * mu_bar) / (own.count + imagined)
+            own = Moments(own.count - 1 + imagined, mean, own.m2 + imagined * sigma_bar**2)
         return match_moments(prediction, own, mu_bar, sigma_bar, settings, scale=self.bank.scale)
-
-    def _own(self, own: Moments, mu_bar: NDArray[np.float64], sigma_bar: NDArray[np.float64]) -> Moments:
-        """Moments of the speaker's predictions, drawn towards the neighbours' while there are few."""
-        imagined = self.settings.prior_utterances
-        if imagined == 0:
-            return own
-        mean = (own.count * own.mean + imagined * mu_bar) / (own.count + imagined)
-        return Moments(own.count - 1 + imagined, mean, own.m2 + imagined * sigma_bar**2)
 
     def neighbours(self, vector: NDArray[np.float64]) -> NDArray[np.int64]:
         """Rows of the bank speakers with the greatest cosines to a vector (dim,), the nearest first."""
@@ -128,10 +123,6 @@ class CausalPLDC:
     @cached_property
     def _vectors(self) -> NDArray[np.float64]:
         return normalised(self.bank.vectors - self._origin)
-
-    @cached_property
-    def _columns(self) -> list[int]:
-        return [self.bank.attributes.index(attribute) for attribute in self.attributes]
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from contextlib import nullcontext
 from math import inf, nan
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -111,8 +109,7 @@ class EmotionRecognizer:
         if profiles is not None:
             self._require_attributes()
         self.profiles = profiles if profiles is not None else SpeakerProfiles(bundle.model)
-        self._in_turn = Lock()
-        segmenter = segmenter or make_segmenter("speech", max_samples=bundle.max_samples, window_seconds=5.0)
+        segmenter = segmenter or make_segmenter("speech", max_samples=bundle.max_samples)
         self.raw = RawRecognizer(bundle.network, segmenter, bundle.max_samples, training_speakers)
         bundle.network.to(find_device(device))
         bundle.network.bf16 = bf16
@@ -211,19 +208,16 @@ class EmotionRecognizer:
         recordings = recordings_of(audio, speaker_ids, segments, sample_rate=sample_rate, channel=channel)
         if calibrate:
             self.profiles.reload()
-        enrolled = {one for recording in recordings for one in recording.speaker_ids if one in self.profiles}
         profiles: dict[str, SpeakerProfile] = {}
         added: defaultdict[str, list[Added]] = defaultdict(list)
         rows: list[Row] = []
-        # what an enrolled speaker says in another thread comes before or after all of this
-        with self._in_turn if calibrate and enrolled else nullcontext():
-            for outcome in self.raw.each(recordings):
-                rows += self.rows(outcome, profiles, calibrate=calibrate)
-                for _, speaker_id, pooled, prediction, sample_hash in outcome.utterances:
-                    if speaker_id in enrolled and speaker_id in profiles:
-                        added[speaker_id].append((pooled, prediction, None, sample_hash))
-            if added:
-                self.profiles.extend_enrolled(added)
+        for outcome in self.raw.each(recordings):
+            rows += self.rows(outcome, profiles, calibrate=calibrate)
+            for _, speaker_id, pooled, prediction, sample_hash in outcome.utterances:
+                if speaker_id in profiles and speaker_id in self.profiles:
+                    added[speaker_id].append((pooled, prediction, None, sample_hash))
+        if added:
+            self.profiles.extend_enrolled(added)
         return pd.DataFrame(rows, columns=self.columns_of(recordings))
 
     def enroll(
@@ -306,7 +300,7 @@ class EmotionRecognizer:
                 row[f"{attribute}_raw"] = float(raw[column])
                 row[f"{attribute}_calibrated"] = value
                 row[f"{attribute}_low"], row[f"{attribute}_high"] = self._interval(attribute, value, count)
-            if isinstance(turns, tuple):
+            if turns is not None:
                 row["overlap"] = overlap(segment.start, segment.end, speaker_id, turns)
                 row["short"] = int(segment.samples < SHORT)
             rows.append({column: row[column] for column in columns})

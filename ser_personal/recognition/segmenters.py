@@ -150,7 +150,7 @@ class ByWindows:
 
 
 def make_segmenter(
-    name: CutName, *, max_samples: int, window_seconds: float, hop_seconds: float | None = None
+    name: CutName, *, max_samples: int, window_seconds: float = 5.0, hop_seconds: float | None = None
 ) -> Segmenter:
     """Make the segmenter of that name: `speech` is by silero-vad where it is installed, else by energy."""
     require_one_of("cut", name, CutName)
