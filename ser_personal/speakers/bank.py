@@ -52,11 +52,6 @@ class SpeakerBank:
     training_std: NDArray[np.float64]
     fingerprint: str = ""
 
-    def __repr__(self) -> str:
-        speakers, dim = self.vectors.shape
-        what = f"{', '.join(self.attributes)} from {self.scale[0]:g} to {self.scale[1]:g}"
-        return f"{type(self).__name__}({speakers} speakers, {what}; vectors of {dim})"
-
     @staticmethod
     def from_utterances(
         speaker_ids: Sequence[str | None],
@@ -75,10 +70,6 @@ class SpeakerBank:
             attributes: names of the label columns.
             scale: least and greatest label of the corpus.
             fingerprint: as the bank has it.
-
-        Raises:
-            UserError: shapes that don't match, a speaker with a value of `pooled` that isn't finite or an infinite
-                label, or a `scale` that is none.
         """
         builder = SpeakerBankBuilder(attributes, scale, fingerprint)
         builder.add(speaker_ids, pooled, labels)
@@ -107,25 +98,10 @@ class SpeakerBank:
         if not path.is_file():
             remedy = "Build the bank with `ser test`, or give the file that it wrote"
             raise UserError("no speaker bank here", where=path, remedy=remedy)
-
-        def refusal(what: str) -> UserError:
-            return UserError(
-                what,
-                where=path,
-                remedy="Delete it, and `ser test` builds it again; if it is a bundle's, export the bundle again",
-            )
-
         try:
             with safe_open(path, framework="numpy") as file:
-                metadata = file.metadata() or {}
-                arrays = {name: file.get_tensor(name) for name in _ARRAYS if name in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise refusal(f"not a complete safetensors file ({error})") from error
-        if metadata.get("format") != FORMAT:
-            raise refusal("safetensors, but not a speaker bank")
-        if metadata.get("version") != str(FORMAT_VERSION):
-            raise refusal(f"speaker bank of format {metadata.get('version')}; this version reads {FORMAT_VERSION}")
-        try:
+                arrays = {name: file.get_tensor(name) for name in _ARRAYS}
+                metadata = file.metadata()
             low, high = json.loads(metadata["scale"])
             bank = cls(
                 speaker_ids=tuple(json.loads(metadata["speaker_ids"])),
@@ -134,22 +110,24 @@ class SpeakerBank:
                 fingerprint=metadata["fingerprint"],
                 **arrays,
             )
-        except (KeyError, ValueError, TypeError) as error:
-            raise refusal(f"damaged speaker bank ({error})") from error
-        if not bank._is_sound:
-            raise refusal("damaged speaker bank (its arrays don't fit)")
+            if (metadata["format"], metadata["version"]) != (FORMAT, str(FORMAT_VERSION)):
+                raise ValueError("of another format")
+            if not bank._is_sound:
+                raise ValueError("its arrays don't fit")
+        except (KeyError, SafetensorError, TypeError, ValueError) as error:
+            what = f"not a speaker bank of format {FORMAT_VERSION}, or a damaged one ({error})"
+            remedy = "Delete it, and `ser test` builds it again; if it is a bundle's, export the bundle again"
+            raise UserError(what, where=path, remedy=remedy) from error
         return bank
 
     @property
     def _is_sound(self) -> bool:
         of_labels = (len(self.speaker_ids), len(self.attributes))
         return (
-            self.vectors.ndim == 2
-            and len(self.vectors) == len(self.speaker_ids)
+            self.vectors.shape[:-1] == of_labels[:1]
             and self.count.shape == self.label_mean.shape == self.label_std.shape == of_labels
             and self.training_mean.shape == self.training_std.shape == self.vectors.shape[1:]
             and bool(np.isfinite(self.vectors).all())
-            and bool(np.isfinite(np.where(self.count > 0, [self.label_mean, self.label_std], 0.0)).all())
         )
 
 
@@ -161,27 +139,25 @@ class SpeakerBankBuilder:
         self.attributes = as_names("attributes", attributes)
         self.scale = scale
         self.fingerprint = fingerprint
-        self._dim: int | None = None
+        self._dim = 0
         # speaker -> moments (dim + attributes,) of vectors and labels
         self._moments: dict[str, Moments] = {}
 
     def add(self, speaker_ids: Sequence[str | None], pooled: ArrayLike | Tensor, labels: ArrayLike | Tensor) -> None:
         """Add utterances; shapes and errors as in `SpeakerBank.from_utterances`."""
         vectors, labels = as_float64(pooled), as_float64(labels)
-        self._check(speaker_ids, vectors, labels)
+        rows, columns = len(speaker_ids), len(self.attributes)
+        if vectors.ndim != 2 or len(vectors) != rows or labels.shape != (rows, columns):
+            what = f"pooled {vectors.shape} and labels {labels.shape} are not ({rows}, dim) and ({rows}, {columns})"
+            remedy = f"Give a row per utterance, and a column of labels for each of {', '.join(self.attributes)}"
+            raise UserError(what, where="speaker bank", remedy=remedy)
         self._dim = vectors.shape[1]
         values = np.concatenate([vectors, labels], axis=1)
-        for speaker_id, rows in rows_by_speaker(speaker_ids).items():
-            if not np.isfinite(vectors[rows]).all():
-                raise UserError(
-                    "a pooled vector holds NaN or infinity",
-                    where=f"speaker {speaker_id}",
-                    remedy="Check the speaker's audio files and that the model's weights are finite",
-                )
-            if np.isinf(labels[rows]).any():
-                what = "a label is infinite"
-                raise UserError(what, where=f"speaker {speaker_id}", remedy="Give NaN where a label is missing")
-            self._add(speaker_id, Moments.of(values[rows]))
+        for speaker_id, own in rows_by_speaker(speaker_ids).items():
+            if not np.isfinite(vectors[own]).all() or np.isinf(labels[own]).any():
+                remedy = "Check the speaker's audio, that the model's weights are finite, and the labels"
+                raise UserError("a pooled vector or a label isn't finite", where=f"speaker {speaker_id}", remedy=remedy)
+            self._add(speaker_id, Moments.of(values[own]))
 
     def _add(self, speaker_id: str, moments: Moments) -> None:
         so_far = self._moments.get(speaker_id)
@@ -206,7 +182,7 @@ class SpeakerBankBuilder:
     def build(self) -> SpeakerBank:
         """Make the bank of all that was added."""
         speaker_ids, moments = self._stacked()
-        vectors, labels = moments[:, : self._dim or 0], moments[:, self._dim or 0 :]
+        vectors, labels = moments[:, : self._dim], moments[:, self._dim :]
         training = vectors.total()
         return SpeakerBank(
             speaker_ids=tuple(speaker_ids),
@@ -224,21 +200,8 @@ class SpeakerBankBuilder:
     def _stacked(self) -> tuple[list[str], Moments]:
         """Speakers, sorted, and their moments (speakers, dim + attributes)."""
         speaker_ids = sorted(self._moments)
-        width = (self._dim or 0) + len(self.attributes)
+        width = self._dim + len(self.attributes)
         return speaker_ids, Moments.stack([self._moments[speaker_id] for speaker_id in speaker_ids], width)
-
-    def _check(
-        self, speaker_ids: Sequence[str | None], vectors: NDArray[np.float64], labels: NDArray[np.float64]
-    ) -> None:
-        rows, dim = len(speaker_ids), "dim" if self._dim is None else self._dim
-        right = vectors.ndim == 2 and len(vectors) == rows and self._dim in {None, vectors.shape[1]}
-        if not right or labels.shape != (rows, len(self.attributes)):
-            raise UserError(
-                f"pooled {vectors.shape} and labels {labels.shape} are not ({rows}, {dim}) and"
-                f" ({rows}, {len(self.attributes)})",
-                where="speaker bank",
-                remedy="Give one row per utterance, and one column of labels for each of " + ", ".join(self.attributes),
-            )
 
 
 def as_float64(array: ArrayLike | Tensor | Any) -> NDArray[np.float64]:

@@ -46,11 +46,8 @@ class SpeakerRepresentation(nn.Module, ABC):
     is_learnt: ClassVar[bool] = True
     # names of the arguments that the shapes of the weights depend on
     sizes: ClassVar[tuple[str, ...]] = ()
-
-    @property
-    def feature_dim(self) -> int:
-        """Width of the speaker features that it holds, 0 where it reads none."""
-        return 0
+    # width of the speaker features, 0 where it reads none
+    feature_dim = 0
 
     @abstractmethod
     def build(self, speaker_ids: Sequence[str], dim: int, features: NDArray[np.float32] | None = None) -> None:

@@ -44,18 +44,13 @@ class FeatureRepresentation(SpeakerRepresentation):
                 where=f"--model.speakers {type(self).__name__}",
                 remedy="Give --data.speaker_features, such as a feature cache or a table of speaker vectors",
             )
-        self.ids = list(speaker_ids)
+        self.ids, self.feature_dim = list(speaker_ids), features.shape[1]
         exact = torch.from_numpy(features).double()
         self.mean = exact.mean(0).float()
         # a column that is alike for all training speakers is ignored
         std = exact.std(0, correction=0)
         self.std = torch.where(std > 1e-6 * exact.abs().amax(0), std, torch.inf).float()
         self._make(dim)
-
-    @property
-    @override
-    def feature_dim(self) -> int:
-        return len(self.mean)
 
     @abstractmethod
     def _make(self, dim: int) -> None:
