@@ -148,23 +148,17 @@ def calibration_table(
         for name, calibrator in calibrators.items()
     ]
     oracle = own_statistics(pldc, *inputs, test.labels)
-    return [*rows, score_row("own_statistics", test, oracle, pldc.attributes, min_utterances, is_oracle=True)]
+    return [*rows, replace(score_row("own_statistics", test, oracle, pldc.attributes, min_utterances), is_oracle=True)]
 
 
 def score_row(
-    name: str,
-    test: PredictedSet,
-    predictions: NDArray[np.float64],
-    attributes: Sequence[str],
-    min_utterances: int,
-    *,
-    is_oracle: bool = False,
+    name: str, test: PredictedSet, predictions: NDArray[np.float64], attributes: Sequence[str], min_utterances: int
 ) -> CalibrationRow:
     """Score predictions of a test set, (utterances, attributes) or (draws, utterances, attributes), label points."""
     is_random = predictions.ndim == 3
     draws = predictions if is_random else predictions[None]
     scores = [score(draw, test.labels, test.speaker_ids, attributes, min_utterances=min_utterances) for draw in draws]
-    return CalibrationRow(name, mean_scores(scores), is_oracle, draws, is_random)
+    return CalibrationRow(name, mean_scores(scores), is_oracle=False, predictions=draws, is_random=is_random)
 
 
 def speaker_moments(

@@ -118,17 +118,11 @@ def describe_speakers(
     """Known test speaker -> the entry of speakers.json, moments and label shift by attribute."""
     described = describe_audio(utterances)
     for speaker in calibration.speakers:
-        shift = shifts[speaker.speaker_id]
-        moments = {
-            name: dict(zip(calibration.attributes, getattr(speaker, name).tolist(), strict=True)) for name in MU_SIGMA
-        }
-        described[speaker.speaker_id] |= {
-            "neighbours": list(speaker.neighbours),
-            "cosines": speaker.cosines.tolist(),
-            **moments,
-            "feature_shift": shift.feature,
-            "label_shift": shift.label,
-        }
+        entry, shift = described[speaker.speaker_id], shifts[speaker.speaker_id]
+        entry |= {"neighbours": list(speaker.neighbours), "cosines": speaker.cosines.tolist()}
+        for name in MU_SIGMA:
+            entry[name] = dict(zip(calibration.attributes, getattr(speaker, name).tolist(), strict=True))
+        entry |= {"feature_shift": shift.feature, "label_shift": shift.label}
     return described
 
 

@@ -95,11 +95,9 @@ def test_default_is_the_sigma_shift_of_fifteen_averaged_neighbours_of_arrays_or_
     bank = some_bank(30)
     default = {"k": 15, "shift_mean": False, "scale_std": True, "statistics": "average", "center": False}
     expected, _ = slow_calibrate(predictions, speaker_ids, pooled, bank, **default)
-    tensors = torch.tensor(predictions), torch.tensor(pooled)
-    found = calibrate(tensors[0], speaker_ids, tensors[1], bank)
+    found = calibrate(torch.tensor(predictions), speaker_ids, torch.tensor(pooled), bank)
     np.testing.assert_allclose(found.predictions, expected)
     assert repr(found) == "Calibration(40 utterances of 3 speakers: arousal, valence)"
-    assert torch.equal(tensors[0], torch.tensor(predictions))
     valence = calibrate(predictions[:, 1:], speaker_ids, pooled, bank, attributes=["valence"])
     np.testing.assert_array_equal(valence.predictions, found.predictions[:, 1:])
     variants = [PLDCSettings(shift_mean=mean, scale_std=std).variant for mean, std in VARIANTS]

@@ -177,26 +177,18 @@ def test_a_fingerprint_is_of_all_that_a_bank_depends_on(tested, tmp_path):
 
 def test_predictions_csv_and_its_scores_in_metrics_json(tested):
     metrics, frame, order = tested.metrics, tested.frame, tested.predicted.indices.argsort()
-    utterances = [tested.data.utterances[index] for index in tested.predicted.indices[order]]
-    assert frame["utterance"].tolist() == [utterance.utterance_id for utterance in utterances]
+    names = [tested.data.utterances[index].utterance_id for index in tested.predicted.indices[order]]
+    assert frame["utterance"].tolist() == names
     (split,) = metrics["splits"].values()
     rows = split["rows"]
     assert " ".join(rows) == "raw mu sigma both affine population random_speakers own_statistics"
     assert [name for name, row in rows.items() if row["is_oracle"]] == ["own_statistics"]
-    for column, attribute in enumerate(ATTRIBUTES):
-        label = np.array([utterance.labels[attribute] for utterance in utterances])
-        for name, kind, values in (
-            ("raw", "raw", tested.predicted.predictions),
-            ("both", "calibrated", tested.calibration.predictions),
-        ):
-            np.testing.assert_allclose(frame[f"{attribute}_{kind}"], values[order, column], rtol=1e-4, atol=1e-4)
-            inputs = frame[f"{attribute}_{kind}"].to_numpy()[:, None], label[:, None]
-            expected = score(*inputs, frame["speaker"].tolist(), [attribute], min_utterances=3)[attribute]
-            reached = rows[name]["attributes"][attribute]
-            assert reached["overall_ccc"] == pytest.approx(expected.overall_ccc, abs=1e-6)
-            assert reached["average_ccc"] == pytest.approx(expected.average_ccc, abs=1e-6)
-        logged = tested.logged[f"test_{attribute}_overall_ccc"]
-        assert rows["raw"]["attributes"][attribute]["overall_ccc"] == pytest.approx(logged, abs=1e-6)
+    predicted = {"raw": tested.predicted.predictions, "calibrated": tested.calibration.predictions}
+    for name, (kind, values) in zip(("raw", "both"), predicted.items(), strict=True):
+        np.testing.assert_allclose(columns(frame, kind), values[order], rtol=1e-4, atol=1e-4)
+        assert written_ccc(rows, name) == ccc_of(columns(frame, kind), frame)
+    logged = {attribute: tested.logged[f"test_{attribute}_overall_ccc"] for attribute in ATTRIBUTES}
+    assert written_ccc(rows, "raw") == pytest.approx(logged, abs=1e-6)
     assert (split["utterances"], split["speakers"]) == (18, {"unseen": 3})
     assert metrics["pldc"] == asdict(PLDCSettings(k=3, shift_mean=True))
     assert metrics["training_speakers"] == 8
@@ -239,9 +231,9 @@ def test_predictions_never_see_a_label_of_the_test_set(tested, own, tmp_path, re
     changed = run_test(tmp_path, relabelled(turn), own)
     seen = ["utterance", "arousal_raw", "arousal_calibrated", "valence_raw", "valence_calibrated"]
     pd.testing.assert_frame_equal(tested.frame[seen], changed.frame[seen], check_exact=True)
-    before, after = (run.metrics["splits"]["test1"]["rows"]["raw"]["attributes"] for run in (tested, changed))
-    assert before["arousal"]["overall_ccc"] != after["arousal"]["overall_ccc"]
-    assert after["valence"]["overall_ccc"] is None
+    before, after = (written_ccc(run.metrics["splits"]["test1"]["rows"], "raw") for run in (tested, changed))
+    assert before["arousal"] != after["arousal"]
+    assert after["valence"] is None
 
 
 def test_each_test_set_is_calibrated_by_itself_and_each_condition_scored(tested, own, tmp_path, relabelled):
