@@ -109,10 +109,6 @@ class Calibration:
     attributes: tuple[str, ...]
     speakers: tuple[CalibratedSpeaker, ...]
 
-    def __repr__(self) -> str:
-        what = f"{len(self.predictions)} utterances of {len(self.speakers)} speakers"
-        return f"{type(self).__name__}({what}: {', '.join(self.attributes)})"
-
 
 def calibrate(
     predictions: ArrayLike,

@@ -280,9 +280,12 @@ def predicted_table(collected: CollectedSet, model: Any) -> pd.DataFrame:
 
 
 class PredictionWriter(PredictionCollector):
-    """Writes predictions.csv to the run's folder: each utterance once, with its label or emotion, if any."""
+    """Writes predictions.csv; a test is scored without calibrating, into metrics.json and speaker_moments.csv.
 
-    on_predict_batch_end = PredictionCollector.keep
+    PLDCCallback takes its place in a test with configs/pldc.yaml, and writes more.
+    """
+
+    on_predict_batch_end = on_test_batch_end = PredictionCollector.keep
 
     @override
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -290,15 +293,6 @@ class PredictionWriter(PredictionCollector):
         if collected is not None:
             run_files.write_csv(path, predicted_table(collected, pl_module))
             rank_zero_info(f"written: {path}")
-
-
-class TestWriter(PredictionCollector):
-    """Scores a test without calibrating, and writes predictions.csv, metrics.json and, of attributes, moments.
-
-    PLDCCallback takes its place in a test with configs/pldc.yaml, and writes more.
-    """
-
-    on_test_batch_end = PredictionCollector.keep
 
     @override
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -41,7 +41,6 @@ RECORD, VECTORS, BASELINE = "speakers.json", "speakers.safetensors", "baseline.j
 TRAINING, EMBEDDINGS = "training", "embeddings"
 RIDGE = "ridge"  # the row of baseline.json
 MU_SIGMA = ("mu", "sigma", "mu_bar", "sigma_bar")
-_DESCRIBED = ("utterance", "speaker", "split", "gender", "seconds", "emotion")
 _REMEDY = "Give the folder of a test run: `ser test ... --config configs/pldc.yaml` of this version writes it"
 
 
@@ -350,8 +349,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _read_predictions(path: Path, attributes: tuple[str, ...]) -> pd.DataFrame:
     values = [f"{attribute}_{kind}" for attribute in attributes for kind in ("label", "raw", "calibrated")]
+    described = ("utterance", "speaker", "split", "gender", "seconds", "emotion")
     # a speaker may be called NA or None
-    table = read_table(path, (*_DESCRIBED, *values), dtype=str)
+    table = read_table(path, (*described, *values), dtype=str)
     table = table.astype(object).where(table != "", None)
     return table.astype(dict.fromkeys(("seconds", *values), np.float64))
 

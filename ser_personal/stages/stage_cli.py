@@ -44,12 +44,7 @@ from ser_personal.cli import find_user_error
 from ser_personal.encoder.base import UNFIT
 from ser_personal.encoder.module import PersonalizedModule, read_checkpoint, unfit
 from ser_personal.errors import UserError, require_range
-from ser_personal.evaluation.prediction_collector import (
-    PredictionCollector,
-    PredictionWriter,
-    TestWriter,
-    run_folder,
-)
+from ser_personal.evaluation.prediction_collector import PredictionCollector, PredictionWriter, run_folder
 from ser_personal.files import atomic_write
 from ser_personal.finetune.classification import EmotionClassification
 from ser_personal.finetune.module import EmotionFineTuning
@@ -251,7 +246,7 @@ class StageCLI(LightningCLI):
         if isinstance(self.model, EmotionClassification | EmotionFineTuning) and not any(
             isinstance(callback, PredictionCollector) for callback in callbacks
         ):
-            callbacks.append(TestWriter())
+            callbacks.append(PredictionWriter())
 
     def after_validate(self) -> None:
         """Print what validation found."""

@@ -97,7 +97,6 @@ def test_default_is_the_sigma_shift_of_fifteen_averaged_neighbours_of_arrays_or_
     expected, _ = slow_calibrate(predictions, speaker_ids, pooled, bank, **default)
     found = calibrate(torch.tensor(predictions), speaker_ids, torch.tensor(pooled), bank)
     np.testing.assert_allclose(found.predictions, expected)
-    assert repr(found) == "Calibration(40 utterances of 3 speakers: arousal, valence)"
     valence = calibrate(predictions[:, 1:], speaker_ids, pooled, bank, attributes=["valence"])
     np.testing.assert_array_equal(valence.predictions, found.predictions[:, 1:])
     variants = [PLDCSettings(shift_mean=mean, scale_std=std).variant for mean, std in VARIANTS]
