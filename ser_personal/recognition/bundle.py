@@ -223,8 +223,6 @@ def find_bundle(name: str | Path, revision: str | None = None) -> Path:
     """The folder of a bundle, downloaded where `name` is one of the Hugging Face hub."""
     folder = Path(name)
     if folder.exists():
-        if not (folder / CONFIG).is_file():
-            raise UserError("isn't a bundle", where=folder, remedy=_REMEDY)
         return folder
     if not is_hub_name(name):
         raise UserError("no such folder", where=folder, remedy=f"{_REMEDY}, or a hub name")

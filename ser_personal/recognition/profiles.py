@@ -15,6 +15,7 @@ import numpy as np
 from filelock import FileLock
 
 from ser_personal.calibration.few_labels import labelled_moments
+from ser_personal.corpus.splits import first_few
 from ser_personal.errors import UserError, counted
 from ser_personal.files import atomic_write
 from ser_personal.scores import Moments
@@ -165,15 +166,12 @@ class SpeakerProfiles:
         """The profile of a speaker, or another where the speaker isn't enrolled."""
         return self._profiles.get(speaker_id, otherwise)
 
-    def __len__(self) -> int:
-        return len(self._profiles)
-
     def __contains__(self, speaker_id: object) -> bool:
         return speaker_id in self._profiles
 
     def __getitem__(self, speaker_id: str) -> SpeakerProfile:
         if speaker_id not in self._profiles:
-            remedy = f"Enrolled: {', '.join(self.ids[:10]) or 'nobody yet'}{', ...' if len(self) > 10 else ''}"
+            remedy = f"Enrolled: {first_few(self.ids, 10) or 'nobody yet'}"
             raise UserError("no such speaker is enrolled", where=f"speaker {speaker_id}", remedy=remedy)
         return self._profiles[speaker_id]
 
@@ -193,21 +191,15 @@ class SpeakerProfiles:
                 raise UserError(what, where=self.path or "profiles", remedy=remedy)
             self._profiles = {**self._profiles, **{one: profiles[one] for one in enrolled}}
 
-    def extend(self, speaker_id: str, profile: SpeakerProfile, utterances: Sequence[Added]) -> SpeakerProfile:
-        """Add utterances to the profile of a speaker, or to `profile` where the speaker is new, and save."""
+    def extend(self, utterances: Mapping[str, Sequence[Added]], new: SpeakerProfile | None = None) -> None:
+        """Add utterances to the profiles of their speakers, and save; others start from `new`, if given."""
         with self._changing():
-            profile = self._profiles.get(speaker_id, profile)
-            for utterance in utterances:
-                profile = profile.add(*utterance)
-            self._profiles[speaker_id] = profile
-        return profile
-
-    def extend_enrolled(self, utterances: Mapping[str, Sequence[Added]]) -> None:
-        """Add utterances to the profiles of those of their speakers who are still enrolled, and save."""
-        with self._changing():
-            for speaker_id in self._profiles.keys() & utterances.keys():
-                for utterance in utterances[speaker_id]:
-                    self._profiles[speaker_id] = self[speaker_id].add(*utterance)
+            for speaker_id, added in utterances.items():
+                profile = self._profiles.get(speaker_id, new)
+                if profile is not None:
+                    for utterance in added:
+                        profile = profile.add(*utterance)
+                    self._profiles[speaker_id] = profile
 
     def delete(self, speaker_id: str) -> None:
         """Forget a speaker, and save."""
@@ -285,14 +277,14 @@ def label_rows(
             remedy = f"Give labels of {', '.join(attributes)}"
             raise UserError(f"the model doesn't predict {attribute}", where="labels", remedy=remedy)
         try:
-            rows[:, attributes.index(attribute)] = np.asarray(values, dtype=np.float64).reshape(len(recordings))
+            column = np.asarray(values, dtype=np.float64).reshape(len(recordings))
         except (TypeError, ValueError) as error:
             what = f"aren't {counted(len(recordings), 'number')} ({error})"
             remedy = "Give one per recording, in their order, NaN where there is none"
             raise UserError(what, where=f"labels of {attribute}", remedy=remedy) from error
-        column = rows[:, attributes.index(attribute)]
         for row in np.flatnonzero((column < low) | (column > high)).tolist():
             what = f"{attribute} is {column[row]:g}, outside the scale {low:g} to {high:g}"
             remedy = "Correct the label, or leave it out"
             raise UserError(what, where=recordings[row].source, remedy=remedy)
+        rows[:, attributes.index(attribute)] = column
     return rows

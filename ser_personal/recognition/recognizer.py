@@ -217,7 +217,7 @@ class EmotionRecognizer:
                 if speaker_id in profiles and speaker_id in self.profiles:
                     added[speaker_id].append((pooled, prediction, None, sample_hash))
         if added:
-            self.profiles.extend_enrolled(added)
+            self.profiles.extend(added)
         return pd.DataFrame(rows, columns=self.columns_of(recordings))
 
     def enroll(
@@ -264,7 +264,8 @@ class EmotionRecognizer:
                 remedy = "Label each by a row of a table with start and end, or leave the label out"
                 raise UserError("has one label for several utterances", where=outcome.recording.source, remedy=remedy)
             added += [(pooled, raw, values, sample_hash) for *_, pooled, raw, sample_hash in outcome.utterances]
-        return self.profiles.extend(speaker_id, self._empty, added)
+        self.profiles.extend({speaker_id: added}, self._empty)
+        return self.profiles[speaker_id]
 
     def _require_attributes(self) -> None:
         if self.emotions:

@@ -84,7 +84,7 @@ def test_interpreters_of_other_packages(bundle, tmp_path):
 
 def test_where_no_bundle_is(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match="isn't a bundle"):
+    with pytest.raises(UserError, match="can't be read"):
         EmotionRecognizer.from_pretrained(tmp_path)
     for name in ("a/b/c", "nowhere", str(tmp_path / "x"), "../up"):
         with pytest.raises(UserError, match="no such folder"):

@@ -48,7 +48,7 @@ def test_every_change_is_on_disk(tmp_path, some_profile):
     profiles = SpeakerProfiles.open("model", path)
     assert profiles.ids == []
     for speaker, number in (("anna", 0), ("Борис", 1), ("../x", 2)):
-        profiles.extend(speaker, some_profile(number), [])
+        profiles.extend({speaker: []}, some_profile(number))
     again = SpeakerProfiles.open("model", path)
     assert again.ids == ["../x", "anna", "Борис"]
     for speaker in again.ids:
@@ -66,15 +66,15 @@ def test_every_change_is_on_disk(tmp_path, some_profile):
 def test_what_others_changed_meanwhile_stays(tmp_path, some_profile):
     path = tmp_path / "profiles.safetensors"
     one, other = SpeakerProfiles.open("model", path), SpeakerProfiles.open("model", path)
-    one.extend("anna", some_profile(0), [])
-    one.extend("ben", some_profile(1), [])
-    other.extend("carla", some_profile(2), [])
+    one.extend({"anna": []}, some_profile(0))
+    one.extend({"ben": []}, some_profile(1))
+    other.extend({"carla": []}, some_profile(2))
     one.delete("ben")
     rng = np.random.default_rng(0)
     utterance = (rng.normal(size=some_profile().vector_sum.shape), np.array([4.0, 5.0]), np.array([np.nan, 4.0]))
     empty = SpeakerProfile.empty(len(utterance[0]), 2)
-    other.extend("anna", empty, [(*utterance, 101)])
-    one.extend("anna", empty, [(*utterance, 102)])
+    other.extend({"anna": [(*utterance, 101)]}, empty)
+    one.extend({"anna": [(*utterance, 102)]}, empty)
     one.update({"ben": some_profile(1), "carla": some_profile(3)})
     assert one.ids == SpeakerProfiles.open("model", path).ids == ["anna", "carla"]
     expected = some_profile(0).add(*utterance, 101).add(*utterance, 102)
@@ -87,7 +87,7 @@ def test_what_others_changed_meanwhile_stays(tmp_path, some_profile):
 
 def test_what_is_no_file_and_no_speaker_of_profiles(some_profile, tmp_path):
     profiles = SpeakerProfiles("model")
-    profiles.extend("anna", some_profile(), [])
+    profiles.extend({"anna": []}, some_profile())
     for change in (profiles.delete, profiles.__getitem__):
         with pytest.raises(UserError, match=r"speaker bela: no such speaker is enrolled. Enrolled: anna"):
             change("bela")
@@ -98,8 +98,8 @@ def test_what_is_no_file_and_no_speaker_of_profiles(some_profile, tmp_path):
 def test_a_profile_that_another_program_changed_is_not_replaced(some_profile, tmp_path):
     path = tmp_path / "people.safetensors"
     one = SpeakerProfiles.open("model", path)
-    one.extend("anna", some_profile(0), [])
-    one.extend("ben", some_profile(1), [])
+    one.extend({"anna": []}, some_profile(0))
+    one.extend({"ben": []}, some_profile(1))
     other = SpeakerProfiles.open("model", path)
     other.update({"anna": some_profile(2)})
     with pytest.raises(UserError, match="another program or thread has changed the profile of anna"):
