@@ -225,18 +225,17 @@ def recordings_of(
         what = f"the {'channels' if each else 'segments'} say who speaks"
         raise UserError(what, where="speaker_ids", remedy="Leave one of the two out")
     require_range("sample_rate", sample_rate, LOWEST_RATE, HIGHEST_RATE)
-    ids: Any = getattr(speaker_ids, "tolist", lambda: speaker_ids)()
-    # a Series or an array of paths; one of numbers is a waveform
-    if getattr(getattr(audio, "dtype", None), "kind", "f") in "OUST" and hasattr(audio, "tolist"):
-        audio = audio.tolist()
-    single = isinstance(audio, str | Path) or hasattr(audio, "shape")
+    # a Series or an array of numbers is a waveform, one of paths several recordings
+    of_paths = getattr(getattr(audio, "dtype", None), "kind", "f") in "OUST"
+    single = isinstance(audio, str | Path) or (hasattr(audio, "shape") and not of_paths)
     try:
         several = [audio] if single else list(audio)
     except TypeError as error:
         remedy = "Give a path, a waveform (samples,), or several of them"
         raise UserError(f"is a {type(audio).__name__}", where="audio", remedy=remedy) from error
-    one_for_all = isinstance(ids, str | bytes) or not isinstance(ids, Iterable)
-    speakers = [ids] * len(several) if one_for_all else list(ids)
+    speakers: list[Any] = [speaker_ids] * len(several)
+    if isinstance(speaker_ids, Iterable) and not isinstance(speaker_ids, str | bytes):
+        speakers = list(speaker_ids)
     if len(speakers) != len(several):
         what = f"{counted(len(speakers), 'speaker')} for {counted(len(several), 'recording')}"
         raise UserError(what, where="speaker_ids", remedy="Give one id per recording, None where unknown")
