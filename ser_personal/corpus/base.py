@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from dataclasses import replace
@@ -18,11 +17,9 @@ from typing import TYPE_CHECKING
 from ser_personal.audio import SAMPLE_RATE, read_header
 from ser_personal.corpus.splits import (
     SpeakerSplits,
-    by_split,
     canonical_split,
     cut_adaptation,
     first_few,
-    shared_speakers,
 )
 from ser_personal.errors import UserError, require_scale
 from ser_personal.files import atomic_write, content_hash, file_key
@@ -71,11 +68,6 @@ class Corpus(ABC):
     def label_file(self) -> Path:
         """The file that lists the utterances and their labels."""
 
-    @property
-    def location(self) -> dict[str, Path]:
-        """The argument that says where the corpus is, by its name; none where it is something else."""
-        return {}
-
     @abstractmethod
     def read_labels(self) -> list[Utterance]:
         """Read every utterance that the label file lists, splits under canonical names, without touching audio."""
@@ -98,20 +90,7 @@ class Corpus(ABC):
     @cached_property
     def splits(self) -> SpeakerSplits:
         """The utterances by set."""
-        try:
-            return SpeakerSplits.from_utterances(self.utterances, self.allow_overlap)
-        except UserError as error:
-            allowed = {*self.allow_overlap, *shared_speakers(by_split(self.utterances))}
-            flags = self.flags("allow_overlap", f"[{','.join(sorted(allowed))}]")
-            raise UserError(
-                error.what, where=error.where, remedy=f"Move them to one split, or give the corpus as `{flags}`"
-            ) from error
-
-    def flags(self, name: str, value: str) -> str:
-        """Write the flags that give a stage this corpus, with another argument."""
-        arguments = {**self.location, name: value}
-        words = [f"--data.corpus.{each} {shlex.quote(str(argument))}" for each, argument in arguments.items()]
-        return " ".join([f"--data.corpus {type(self).__name__}", *words])
+        return SpeakerSplits.from_utterances(self.utterances, self.allow_overlap)
 
     def listed(self) -> list[Utterance]:
         """Read what the label file lists, ordered by id, neither validated nor measured."""
@@ -187,7 +166,7 @@ def _seconds_or_nan(utterance: Utterance, lengths: dict[Path, int]) -> float:
         return float("nan")
 
 
-def audio_path(folder: Path, cell: str, where: object, *, anywhere: bool = False, naming: str = "") -> Path:
+def audio_path(folder: Path, cell: str, where: object, *, anywhere: bool = False) -> Path:
     """Find a recording, which has to lie in the table's folder or in one below, unless the user named the table.
 
     Otherwise, somebody else's corpus could have any file of this machine decoded and its content passed on. Links
@@ -198,7 +177,6 @@ def audio_path(folder: Path, cell: str, where: object, *, anywhere: bool = False
         cell: the path as the table has it, with slashes or, on Windows, backslashes, in any of Unicode's forms.
         where: what an error calls the row.
         anywhere: accept absolute paths to elsewhere and those through `..`.
-        naming: what an error adds on how to name the table.
     """
     path = folder / cell
     if "\\" in cell and not path.is_file():
@@ -206,6 +184,6 @@ def audio_path(folder: Path, cell: str, where: object, *, anywhere: bool = False
     absolute = PurePosixPath(cell).is_absolute() or PureWindowsPath(cell).anchor
     leaves = ".." in PureWindowsPath(cell).parts or (absolute and not Path(cell).is_relative_to(folder.absolute()))
     if leaves and not anywhere:
-        remedy = f"Move the audio into {folder}{naming}"
+        remedy = f"Move the audio into {folder}, or give the table itself in the place of its folder"
         raise UserError(f"{cell} lies outside the corpus", where=where, remedy=remedy)
     return path

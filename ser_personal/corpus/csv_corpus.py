@@ -48,16 +48,10 @@ class CSVCorpus(Corpus):
     def label_file(self) -> Path:
         return self._path / TABLE if self._path.is_dir() else self._path
 
-    @property
-    @override
-    def location(self) -> dict[str, Path]:
-        return {"path": self._path}
-
     @override
     def read_labels(self) -> list[Utterance]:
         table = self.label_file
         rows = read_rows(table, required=COLUMNS[:3], filled=("path", "split"), any_case=(*COLUMNS, *SEGMENT))
-        naming = f", or name the table itself: `{self.flags('path', str(table))}`"
         utterances = []
         for row in rows:
             relative = PurePosixPath(row["path"])
@@ -68,7 +62,7 @@ class CSVCorpus(Corpus):
             where = f"{table}, {utterance_id}"
             utterance = Utterance(
                 utterance_id=utterance_id,
-                path=audio_path(table.parent, row["path"], where, anywhere=table == self._path, naming=naming),
+                path=audio_path(table.parent, row["path"], where, anywhere=table == self._path),
                 split=canonical_split(row["split"]),
                 speaker_id=known(row["speaker"]),
                 gender=known(row.get("gender", "")),

@@ -94,10 +94,8 @@ def _write(tables: Iterable[tuple[Path, SpeakerSplits]], scale: tuple[float, flo
         write_corpus(chain(*splits.sets.values()), path)
         paths.append(str(path))
     print(f"written: {first_few(paths)}")
-    last = CSVCorpus(paths[-1])
-    if scale != last.scale:
-        flags = last.flags("scale", f"[{scale[0]:g},{scale[1]:g}]")
-        logger.warning("a table doesn't hold the scale of its labels, so give these as `%s`", flags)
+    if scale != CSVCorpus(paths[-1]).scale:
+        logger.warning("a table doesn't hold the scale of its labels, so give %g to %g with each", *scale)
 
 
 def _deal(utterances: Sequence[Utterance], folds: int, seed: int) -> dict[str | None, int]:

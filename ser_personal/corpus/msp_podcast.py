@@ -65,11 +65,6 @@ class MSPPodcast(Corpus):
         what = f"no label file (looked for {', '.join(LABEL_FILES)})"
         raise UserError(what, where=folder, remedy="Give the release's folder, the one that holds Labels and Audios")
 
-    @property
-    @override
-    def location(self) -> dict[str, Path]:
-        return {"root": self._root}
-
     @override
     def read_labels(self) -> list[Utterance]:
         label_file = self.label_file

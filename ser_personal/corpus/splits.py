@@ -63,9 +63,8 @@ class SpeakerSplits:
         for name, speakers in shared_speakers(self.sets).items():
             if name not in self.allow_overlap:
                 what = f"{len(speakers)} of its speakers are in train as well: {first_few(speakers)}"
-                raise UserError(
-                    what, where=f"split {name}", remedy="Move them to one split, or allow_overlap of this one"
-                )
+                remedy = "Move them to one split, or name the split in the corpus's allow_overlap"
+                raise UserError(what, where=f"split {name}", remedy=remedy)
 
     @classmethod
     def from_utterances(cls, utterances: Iterable[Utterance], allow_overlap: Iterable[str] = ()) -> SpeakerSplits:

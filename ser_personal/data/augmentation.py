@@ -1,9 +1,8 @@
-"""Augmentation of training audio: speed, reverberation, noise, gain and SpecAugment, drawn by utterance and epoch."""
+"""Augmentation of training audio: reverberation, noise, gain and SpecAugment, drawn by utterance and epoch."""
 
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,36 +13,30 @@ import torch
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
 from ser_personal.audio import (
-    BAD_AUDIO,
     SAMPLE_RATE,
     TOO_SHORT,
     WINDOW,
     decode,
     find_sound_files,
     read_header,
-    resample,
-    resampled_length,
 )
-from ser_personal.errors import UserError, counted, require_range
+from ser_personal.errors import UserError, counted
 from ser_personal.files import content_hash
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.random import Generator
     from numpy.typing import NDArray
 
 
-# what each range may reach: dB, dB, and the speed factor
-LIMITS = {"snr": (-60, 60), "gain": (-60, 60), "speed": (0.5, 2)}
-REMEDY = "Write it again, or take it out of the folder"
+# dB, of an end of a range
+LOUDEST = 60
 
 
 @dataclass(frozen=True)
 class Augmentation:
     """Changes training audio, never its labels, and no other audio; off unless asked for (ours).
 
-    In this order: speed, reverberation, noise, gain, SpecAugment, each where its folder or range is given, and drawn by
+    In this order: reverberation, noise, gain, SpecAugment, each where its folder or range is given, and drawn by
     itself. Draws depend on `data.seed`, the epoch and the utterance alone, so that resumed training and
     any number of workers and devices get the same.
 
@@ -56,8 +49,6 @@ class Augmentation:
         reverberation: a folder of impulse responses, one of which an utterance is convolved with; it keeps its length
             and its level, and stays aligned by the response's peak.
         gain: lowest and highest, dB; none if None. Undone by encoders that normalise waveforms.
-        speed: lowest and highest factor, .5 to 2, which changes pitch, too; none if None. Both are cues of arousal, and
-            labels stay as they are.
         time_mask: width of a mask in time, at most, as a share of the utterance; none if 0.
         frequency_mask: width of a mask in frequency, at most, as a share of the mel scale up to 8 kHz; none if 0.
         masks: number of masks of each kind.
@@ -68,24 +59,16 @@ class Augmentation:
     snr: tuple[float, float] = (5.0, 20.0)
     reverberation: str | None = None
     gain: tuple[float, float] | None = None
-    speed: tuple[float, float] | None = None
     time_mask: ClosedUnitInterval = 0.0
     frequency_mask: ClosedUnitInterval = 0.0
     masks: PositiveInt = 2
     prob: ClosedUnitInterval = 0.5
 
     def __post_init__(self) -> None:
-        for name, limits in LIMITS.items():
-            ends = getattr(self, name)
-            for end in ends or ():
-                require_range(f"augmentation.{name}", end, *limits)
-            if ends and ends[0] > ends[1]:
-                what, remedy = f"{ends[0]} is above {ends[1]}", "Give the lower end first"
-                raise UserError(what, where=f"augmentation.{name}", remedy=remedy)
-        asked = (self.noise, self.reverberation, self.gain, self.speed, self.time_mask, self.frequency_mask)
-        if not any(asked):
-            remedy = "Give a folder, such as --data.augmentation.noise FOLDER, a range or a mask, or leave it out"
-            raise UserError("changes nothing", where="--data.augmentation", remedy=remedy)
+        for name, ends in {"snr": self.snr, "gain": self.gain}.items():
+            if ends is not None and not -LOUDEST <= ends[0] <= ends[1] <= LOUDEST:
+                remedy = f"Give two numbers from -{LOUDEST} to {LOUDEST}, the lower one first"
+                raise UserError(f"{ends} is no range of dB", where=f"augmentation.{name}", remedy=remedy)
 
     @cached_property
     def noises(self) -> dict[Path, int]:
@@ -103,23 +86,14 @@ class Augmentation:
         contents = {name: _describe(Path(folder), files) for name, (folder, files) in folders.items() if folder}
         return {**json.loads(json.dumps(asdict(self), default=str)), **contents}
 
-    def longest(self, num_samples: int) -> int:
-        """Count the samples of an utterance at the lowest speed."""
-        rate = min(SAMPLE_RATE, _rate(self.speed[0])) if self.speed else SAMPLE_RATE
-        return resampled_length(num_samples, rate)
-
     def __call__(self, waveform: NDArray[np.float32], rng: Generator) -> NDArray[np.float32]:
-        """Augment a waveform (samples,) at 16 kHz; speed alone changes its length."""
-        if self.speed and rng.random() < self.prob:
-            # at least one frame is left
-            rate = min(_rate(rng.uniform(*self.speed)), len(waveform) * SAMPLE_RATE // WINDOW)
-            waveform = resample(waveform, rate)
+        """Augment a waveform (samples,) at 16 kHz."""
         if self.reverberation and rng.random() < self.prob:
-            waveform = reverberate(waveform, _read(_chosen(self.responses, rng)))
+            waveform = reverberate(waveform, decode(_chosen(self.responses, rng), channel=0))
         if self.noise and rng.random() < self.prob:
             path = _chosen(self.noises, rng)
             start = int(rng.integers(max(0, self.noises[path] - len(waveform)) + 1))
-            waveform = add_noise(waveform, _read(path, start, len(waveform)), rng.uniform(*self.snr))
+            waveform = add_noise(waveform, decode(path, start, len(waveform), channel=0), rng.uniform(*self.snr))
         if self.gain and rng.random() < self.prob:
             waveform = waveform * np.float32(10 ** (rng.uniform(*self.gain) / 20))
         if (self.time_mask or self.frequency_mask) and rng.random() < self.prob:
@@ -174,19 +148,13 @@ def _span(positions: NDArray[np.float64], widest: float, rng: Generator) -> NDAr
     return (positions >= start) & (positions < start + width)
 
 
-def _rate(speed: float) -> int:
-    """The rate, Hz, from which resampling gives this speed; rounded to thousandths, which keeps the filter short."""
-    return round(speed * 1000) * SAMPLE_RATE // 1000
-
-
 def _sounds(folder: str | None) -> dict[Path, int]:
     if folder is None:
         return {}
-    with _of_the_folder():
-        found = {path: read_header(path).num_samples for path in find_sound_files(Path(folder))}
-        for path, length in found.items():
-            if length < WINDOW:
-                raise UserError(TOO_SHORT, where=path, remedy=BAD_AUDIO)
+    found = {path: read_header(path).num_samples for path in find_sound_files(Path(folder))}
+    for path, length in found.items():
+        if length < WINDOW:
+            raise UserError(TOO_SHORT, where=path, remedy="Take it out of the folder")
     return found
 
 
@@ -197,19 +165,3 @@ def _describe(folder: Path, sounds: dict[Path, int]) -> str:
 
 def _chosen(sounds: dict[Path, int], rng: Generator) -> Path:
     return list(sounds)[rng.integers(len(sounds))]
-
-
-def _read(path: Path, start: int = 0, num_samples: int | None = None) -> NDArray[np.float32]:
-    with _of_the_folder():
-        return decode(path, start, num_samples, channel=0)
-
-
-@contextmanager
-def _of_the_folder() -> Iterator[None]:
-    """Name a remedy for a file of the folder in place of that for a corpus."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(
-            error.what, where=error.where, remedy=REMEDY if error.remedy == BAD_AUDIO else error.remedy
-        ) from error

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from functools import cached_property, partial
-from itertools import chain, cycle, islice
+from itertools import chain
 from math import isnan
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, cast
 
 import numpy as np
@@ -17,7 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
-from ser_personal.audio import BAD_AUDIO, SAMPLE_RATE, WINDOW
+from ser_personal.audio import BAD_AUDIO, WINDOW
 from ser_personal.corpus.csv_corpus import open_corpus
 from ser_personal.corpus.splits import canonical_split, canonical_splits, require_split
 from ser_personal.data.dataset import WholeUtterances, collate, samples_of
@@ -38,11 +36,8 @@ if TYPE_CHECKING:
     from ser_personal.data.speaker_features import SpeakerFeatures
     from ser_personal.types import FeatureSource, Utterance
 
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
-# bytes that no batches of workers fill
-MUCH_SHARED_MEMORY = 2**31
-# batches that torch keeps ready for each worker
-PREFETCHED = 2
+
+RESUME = "Give it what it was trained with, or start a new training run"
 
 
 class SpeechDataModule(LightningDataModule, Generic[Batch]):
@@ -81,7 +76,6 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
         self.num_workers, self.seed = num_workers, seed
         self._speaker_feature_source, self._permute_features = speaker_features, permute_speaker_features
         self._indices_of: dict[str, list[int]] = {}
-        self._batches_reported = False
         # whether the checkpoint that was loaded, if any, was trained on these speakers
         self.is_training_corpus = True
 
@@ -189,28 +183,18 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
         """Decode the utterance at a position in `utterances`, -> (samples,)."""
         return cast("NDArray[np.float32]", self.dataset[ExampleKey(index)].waveform)
 
-    @property
-    def sample_bytes(self) -> float:
-        """Bytes of a batch for each of its samples, padding included."""
-        return 4
-
     def length_of(self, utterance: Utterance) -> int:
         """How much of an utterance a batch holds, in samples."""
         length: int = min(samples_of(utterance), self.max_samples)
         return length
 
-    def longest_of(self, utterance: Utterance) -> int:
-        """How much of an utterance a training batch holds at most, in samples."""
-        return self.length_of(utterance)
-
     def refuse_unusable(self, utterances: Sequence[Utterance], split: str) -> None:
-        """Raise a UserError where a split's audio is missing, unreadable or shorter than one frame."""
+        """Refuse a split whose audio is missing, unreadable or shorter than one frame."""
         unusable = [utterance for utterance in utterances if samples_of(utterance) < WINDOW]
         if unusable:
-            first = unusable[0]
-            wrong = "missing or unreadable" if isnan(first.seconds) else f"shorter than {WINDOW} samples"
+            wrong = "missing or unreadable" if isnan(unusable[0].seconds) else f"shorter than {WINDOW} samples"
             what = f"audio is {wrong}, the first of {len(unusable)} such utterances in split {split}"
-            raise UserError(what, where=first.path, remedy=BAD_AUDIO)
+            raise UserError(what, where=unusable[0].path, remedy=BAD_AUDIO)
 
     def split_indices(self, split: str) -> list[int]:
         """Positions in `utterances` of a split's utterances that are used; how many are left out is logged once."""
@@ -253,31 +237,10 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
         indices = self.epoch_indices
         processes = self.trainer.world_size if self.trainer else 1
         if processes > min(len(indices), self.max_batch or processes):
-            few = f"{len(indices)} training utterances" if processes > len(indices) else f"batches of {self.max_batch}"
+            what = f"{processes} processes for {len(indices)} training utterances in batches of {self.max_batch}"
             remedy = "Ask for fewer devices or nodes, give more audio, or raise data.max_batch"
-            raise UserError(f"{processes} processes for {few}", where="trainer.devices", remedy=remedy)
-        sampler = self._sampler(indices, shuffle=True)
-        if self.trainer and not self._batches_reported:
-            self._batches_reported = True
-            self._report(sampler)
-        return self._load(sampler, trains=True)
-
-    def _report(self, sampler: BucketBatchSampler) -> None:
-        """Log how much audio a step has on all devices together, and what an epoch trains on twice."""
-        plan = sampler.plan(epoch=0)
-        utterances, seconds = len([*chain(*plan)]), sum(self.length_of(self.utterances[i]) for i in chain(*plan))
-        # the last one of an epoch may be of fewer batches
-        steps = -(-len(sampler) // self.trainer.accumulate_grad_batches)  # type: ignore[union-attr]
-        rank_zero_info(
-            f"a step: {utterances / steps:.1f} utterances, {seconds / steps / SAMPLE_RATE:.0f} s on average over all"
-            f" devices ({sampler.world_size}); an epoch: {len(sampler)} batches on each"
-        )
-        repeated = [*islice(cycle(plan), len(plan), len(sampler) * sampler.world_size)]
-        if repeated:
-            rank_zero_info(
-                f"{len(repeated)} batches of an epoch ({sum(map(len, repeated))} of {utterances}"
-                f" utterances) are trained on twice, so that {sampler.world_size} processes have equally many"
-            )
+            raise UserError(what, where="trainer.devices", remedy=remedy)
+        return self._load(self._sampler(indices, shuffle=True), trains=True)
 
     def eval_loader(self, indices: Sequence[int]) -> SpeechLoader[Batch]:
         """Load this rank's share of some utterances, longest first; batches repeated to even shares repeat indices."""
@@ -291,7 +254,7 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
         rank, processes = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         return BucketBatchSampler(
             indices,
-            [(self.longest_of if shuffle else self.length_of)(self.utterances[i]) for i in indices],
+            [self.length_of(self.utterances[i]) for i in indices],
             batch_seconds=self.batch_seconds,
             max_batch=self.max_batch // processes if self.max_batch and shuffle else self.max_batch,
             shuffle=shuffle,
@@ -301,7 +264,6 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
         )
 
     def _load(self, sampler: GivenBatches, *, trains: bool = False) -> SpeechLoader[Batch]:
-        self._refuse_small_shared_memory(sampler)
         if self.speaker_features is not None:
             # look up every speaker now, not in the middle of an epoch
             self.speaker_features.of([self.utterances[i].speaker_id for i in chain(*sampler.plan(0))])
@@ -309,26 +271,11 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
         make_batch = partial(collate, speaker_features=self.speaker_features, weights=weights)
         return SpeechLoader(self.dataset, sampler, make_batch, num_workers=self.num_workers, persistent=trains)
 
-    def _refuse_small_shared_memory(self, sampler: GivenBatches) -> None:
-        """Raise a UserError where workers would wait for ever: they hand batches over in shared memory."""
-        if not self.num_workers or not SHARED_MEMORY.is_dir():
-            return
-        free = shutil.disk_usage(SHARED_MEMORY).free
-        if free >= MUCH_SHARED_MEMORY:
-            return
-        lengths = [[self.longest_of(self.utterances[i]) for i in batch] for batch in sampler.plan(epoch=0)]
-        largest = self.sample_bytes * max((len(each) * max(each) for each in lengths), default=0)
-        needed = self.num_workers * PREFETCHED * largest
-        if free < needed:
-            what = f"has {free / 1e6:.0f} MB left, {self.num_workers} workers need {needed / 1e6:.0f} MB"
-            remedy = "Start the container with more (`docker run --shm-size 2g`), or give --data.num_workers 0"
-            raise UserError(what, where=SHARED_MEMORY, remedy=remedy)
-
     @override
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
         # lengths stay on the CPU: what is computed of them there waits for no device
-        lengths = {name: batch[name] for name in ("num_samples",) if name in batch}
-        return {**super().transfer_batch_to_device(batch, device, dataloader_idx), **lengths}
+        return moved | {"num_samples": batch["num_samples"]} if "num_samples" in batch else moved
 
     def input_key(self, utterance: Utterance) -> str:
         """Tell what batches hold of an utterance from anything else, without reading it: a copied file is another."""
@@ -366,23 +313,19 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         now = self.sources()
-        self.is_training_corpus = (
-            sorted(state_dict.get("train_speakers", self.train_speaker_ids)) == self.train_speaker_ids
-        )
-        where, remedy = "the checkpoint", "Give it what it was trained with, or start a new training run"
+        others = sorted({*state_dict.get("train_speakers", self.train_speaker_ids)} ^ {*self.train_speaker_ids})
+        self.is_training_corpus = not others
         if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
             now |= self.settings()
-            where, remedy = "the checkpoint to resume", "Resume with its own settings, or start a new training run"
-            others = sorted({*state_dict.get("train_speakers", ())} ^ {*self.train_speaker_ids})
             if others:
                 what = f"was trained on other speakers than this corpus has ({len(others)} differ, first {others[0]})"
-                raise UserError(what, where=where, remedy=remedy)
+                raise UserError(what, where="the checkpoint", remedy=RESUME)
         for name, value in now.items():
             if state_dict.get(name, value) != value:
                 what = f"was trained with data.{name} {state_dict[name]}, not {value}"
                 if name == "train_set":
                     what = "was trained on other utterances, lengths or labels than this training set has"
-                raise UserError(what, where=where, remedy=remedy)
+                raise UserError(what, where="the checkpoint", remedy=RESUME)
 
 
 class AllUtterancesDataModule(SpeechDataModule[SpeechBatch]):

@@ -59,11 +59,11 @@ class Example:
     emotion: str | None = None
 
 
+@dataclass(eq=False)
 class UtteranceDataset(Dataset[Example], ABC):
     """The datamodule's utterances, by position."""
 
-    def __init__(self, utterances: Sequence[Utterance]) -> None:
-        self.utterances = utterances
+    utterances: Sequence[Utterance]
 
     @abstractmethod
     def __getitem__(self, key: ExampleKey) -> Example: ...
@@ -76,14 +76,13 @@ class UtteranceDataset(Dataset[Example], ABC):
             return error
 
 
+@dataclass(eq=False)
 class PretrainDataset(UtteranceDataset):
     """Random crops of at most `max_samples` and their pseudo-labels."""
 
-    def __init__(
-        self, utterances: Sequence[Utterance], pseudo_labels: PseudoLabels, *, max_samples: int = 250_000, seed: int = 0
-    ) -> None:
-        super().__init__(utterances)
-        self.pseudo_labels, self.max_samples, self.seed = pseudo_labels, max_samples, seed
+    pseudo_labels: PseudoLabels
+    max_samples: int = 250_000
+    seed: int = 0
 
     def __getitem__(self, key: ExampleKey) -> Example:
         utterance = self.utterances[key.index]
@@ -94,19 +93,13 @@ class PretrainDataset(UtteranceDataset):
         return Example(key.index, utterance.speaker_id, waveform, pseudo_labels=ids.astype(np.int64))
 
 
+@dataclass(eq=False)
 class WholeUtterances(UtteranceDataset):
     """Utterances cut to their last `max_samples` (the authors' code), in training augmented if asked, with labels."""
 
-    def __init__(
-        self,
-        utterances: Sequence[Utterance],
-        *,
-        max_samples: int,
-        augmentation: Augmentation | None = None,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(utterances)
-        self.max_samples, self.augmentation, self.seed = max_samples, augmentation, seed
+    max_samples: int
+    augmentation: Augmentation | None = None
+    seed: int = 0
 
     def __getitem__(self, key: ExampleKey) -> Example:
         utterance = self.utterances[key.index]
@@ -115,18 +108,16 @@ class WholeUtterances(UtteranceDataset):
         waveform = decode_part(utterance, total - size, size)
         if self.augmentation is not None and key.epoch is not None:
             rng = np.random.default_rng(utterance_draw(utterance, seed=self.seed, epoch=key.epoch))
-            waveform = self.augmentation(waveform, rng)[-self.max_samples :]
+            waveform = self.augmentation(waveform, rng)
         return Example(key.index, utterance.speaker_id, waveform, **annotations_of(utterance))
 
 
+@dataclass(eq=False)
 class CachedDataset(UtteranceDataset):
     """Frames from a cache, normalised by speaker where `normalization` is given."""
 
-    def __init__(
-        self, utterances: Sequence[Utterance], cache: FeatureCache, normalization: SpeakerNormalization | None = None
-    ) -> None:
-        super().__init__(utterances)
-        self.cache, self.normalization = cache, normalization
+    cache: FeatureCache
+    normalization: SpeakerNormalization | None = None
 
     def __getitem__(self, key: ExampleKey) -> Example:
         utterance = self.utterances[key.index]

@@ -105,24 +105,19 @@ class EmotionDataModule(SpeechDataModule[EmotionBatch]):
                 # which reads its folders
                 self.augmentation.settings()
             self.indices_of(["train"])
-            self._refuse_single_utterances()
+            batches = self._sampler(self.epoch_indices, shuffle=True).plan(0)
+            if any(len(batch) < MIN_BATCH for batch in batches):
+                what = "a training batch would be a single utterance, which has neither a CCC nor batch statistics"
+                remedy = "Raise data.batch_seconds or data.max_batch, ask for fewer devices, or give more audio"
+                raise UserError(what, where="batch_seconds, max_batch", remedy=remedy)
             self._require_ranking()
         if stage in ("fit", "validate", None):
             self.indices_of(["validation"])
         if stage in ("test", "predict", None):
             self.indices_of(self.tested_splits)
 
-    def _refuse_single_utterances(self) -> None:
-        if any(len(batch) < MIN_BATCH for batch in self.train_dataloader().batch_sampler.plan(0)):
-            raise UserError(
-                "a training batch would be a single utterance, which has neither a CCC nor batch statistics",
-                where="batch_seconds, max_batch",
-                remedy="Raise data.batch_seconds or data.max_batch, ask for fewer devices, and train on two utterances"
-                " at least",
-            )
-
     def _require_ranking(self) -> None:
-        """Raise a UserError where no epoch's model can be better than another's on the validation set."""
+        """Refuse a validation set on which no epoch's model can be better than another's."""
         if self.trainer and self.trainer.limit_val_batches == 0:
             return
         utterances = [self.utterances[i] for i in self.indices_of(["validation"])]
@@ -134,14 +129,10 @@ class EmotionDataModule(SpeechDataModule[EmotionBatch]):
                 name: {label for each in utterances if not isnan(label := each.labels.get(name, nan))}
                 for name in getattr(module, "attributes", ()) or ATTRIBUTES
             }
-        constant = [name for name, labels in values.items() if len(labels) < MIN_BATCH]
-        if len(constant) == len(values):
-            what = f"has fewer than two different labels of {', '.join(constant)}: no epoch's model can be the best"
+        if all(len(labels) < MIN_BATCH for labels in values.values()):
+            what = f"has fewer than two different labels of {', '.join(values)}: no epoch's model can be the best"
             remedy = "Give the validation set utterances of different labels"
             raise UserError(what, where="split validation", remedy=remedy)
-        if self.trainer and constant:
-            names = " and ".join(constant)
-            rank_zero_info(f"validation has no two different labels of {names}: the best epoch is chosen without")
 
     @cached_property
     @override
@@ -149,11 +140,6 @@ class EmotionDataModule(SpeechDataModule[EmotionBatch]):
         return WholeUtterances(
             self.utterances, max_samples=self.max_samples, augmentation=self.augmentation, seed=self.seed
         )
-
-    @override
-    def longest_of(self, utterance: Utterance) -> int:
-        length = self.length_of(utterance)
-        return length if self.augmentation is None else min(self.augmentation.longest(length), self.max_samples)
 
     @override
     def settings(self) -> dict[str, Any]:
@@ -172,12 +158,10 @@ class EmotionDataModule(SpeechDataModule[EmotionBatch]):
             not isnan(label) for each in self.utterances for label in each.labels.values()
         )
         if (low, high) != self.scale and has_labels and self.target == "attributes":
-            remedy = "Bring its labels to that scale"
-            if "path" in self.corpus.location:
-                flags = self.corpus.flags("scale", f"[{low:g},{high:g}]")
-                remedy += f", or where they are on it, give the corpus as `{flags}`, with its other arguments"
-            what = f"was trained on labels from {low:g} to {high:g}, and this corpus's scale is {self.scale[0]:g} to "
-            raise UserError(f"{what}{self.scale[1]:g}", where="the checkpoint", remedy=remedy)
+            own = f"{self.scale[0]:g} to {self.scale[1]:g}"
+            what = f"was trained on labels from {low:g} to {high:g}, and this corpus's scale is {own}"
+            remedy = "Bring its labels to that scale, or where they are on it, give the corpus that scale"
+            raise UserError(what, where="the checkpoint", remedy=remedy)
         super().load_state_dict(state_dict)
 
     @override
@@ -216,9 +200,8 @@ class EmotionDataModule(SpeechDataModule[EmotionBatch]):
         chosen = self._speaker_selection.choose(
             [self.utterances[i] for i in self.train_indices], [self.utterances[i] for i in targets]
         )
-        rank_zero_info(
-            f"speaker selection: {len(chosen.copies)} of {len(self.train_speaker_ids)} training speakers were chosen"
-        )
+        every = len(self.train_speaker_ids)
+        rank_zero_info(f"speaker selection: {len(chosen.copies)} of {every} training speakers were chosen")
         return chosen
 
     @override
@@ -306,11 +289,6 @@ class CachedEmotionDataModule(EmotionDataModule):
             training = [self.utterances[index].utterance_id for index in self.train_indices]
             normalization = SpeakerNormalization.of(self.cache, self.utterances, training)
         return CachedDataset(self.utterances, self.cache, normalization)
-
-    @property
-    @override
-    def sample_bytes(self) -> float:
-        return 2 * self.frame_source.dim / (self.frame_source.frame_seconds * SAMPLE_RATE)
 
     @override
     def length_of(self, utterance: Utterance) -> int:

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -77,11 +77,14 @@ class FrameStore(ABC, Generic[Source]):
         if meta is None:
             remedy = f"Write them with {cls.command}, or give the folder it wrote"
             raise UserError(f"no {cls.contents} here", where=folder, remedy=remedy)
-        if not meta["finished"]:
+        if not meta.get("finished"):
             remedy = f"Run the same {cls.command} again: it resumes where it stopped"
             raise UserError(f"these {cls.contents} are only half written", where=folder, remedy=remedy)
-        store = cls(folder, cls.source_type(**meta["source"]))
-        store.trained_on = unpack_hashes(meta["trained_on"])
+        try:
+            store = cls(folder, cls.source_type(**meta["source"]))
+            store.trained_on = unpack_hashes(meta["trained_on"])
+        except (KeyError, TypeError) as error:
+            raise cls._damaged(f"{META} doesn't say what made them", folder) from error
         if len(store) != meta.get("utterances"):
             raise cls._damaged(f"{len(store)} of {meta.get('utterances')} utterances are there", folder)
         return store
@@ -96,7 +99,7 @@ class FrameStore(ABC, Generic[Source]):
             trained_on: hashes (`utterance_hashes`) of the utterances that the encoder was adapted or trained on.
         """
         meta = cls._read_meta(Path(folder))
-        if meta is not None and meta["source"] != asdict(source):
+        if meta is not None and meta.get("source") != asdict(source):
             what = f"holds {cls.contents} of another {cls.made_from}"
             raise UserError(what, where=folder, remedy="Give another folder, or delete this one")
         store = cls(folder, source)
@@ -108,7 +111,7 @@ class FrameStore(ABC, Generic[Source]):
     def is_complete(cls, folder: str | Path, source: Source) -> bool:
         """Whether a folder holds all arrays of this source."""
         meta = cls._read_meta(Path(folder))
-        return meta is not None and meta["finished"] and meta["source"] == asdict(source)
+        return meta is not None and meta.get("finished") is True and meta.get("source") == asdict(source)
 
     def write(self, arrays: Mapping[str, NDArray[Any]], audio: Mapping[str, Utterance] | None = None) -> None:
         """Write a batch of utterances as one file; those that are stored already stay as they are.
@@ -126,11 +129,10 @@ class FrameStore(ABC, Generic[Source]):
             self._index(path)
 
     @abstractmethod
-    def _to_store(self, utterance_id: str, array: NDArray[Any]) -> NDArray[Any]:
-        """Bring an utterance's array to the type that is stored."""
+    def _to_store(self, utterance_id: str, array: NDArray[Any]) -> NDArray[Any]: ...
 
     def check(self, utterances: Sequence[Utterance]) -> None:
-        """Raise a UserError where utterances aren't stored, or their audio has changed; missing audio is fine."""
+        """Refuse utterances that aren't stored, or whose audio has changed; missing audio is fine."""
         missing = [utterance.utterance_id for utterance in utterances if utterance.utterance_id not in self]
         if missing:
             what = f"no {self.contents} of {len(missing)} of {len(utterances)} utterances, {missing[0]} the first"
@@ -138,7 +140,7 @@ class FrameStore(ABC, Generic[Source]):
         self.refuse_changed(utterances)
 
     def refuse_changed(self, utterances: Iterable[Utterance]) -> None:
-        """Raise a UserError where audio is another than stored frames were made from; missing audio is fine."""
+        """Refuse audio that is another than stored frames were made from; missing audio is fine."""
         for utterance in utterances:
             key = self._audio_of.get(utterance.utterance_id)
             if key is not None and utterance.path.is_file() and key != audio_key(utterance):
@@ -152,9 +154,8 @@ class FrameStore(ABC, Generic[Source]):
         """Declare the folder complete, after which it can be loaded."""
         missing = [id_ for id_ in utterance_ids if id_ not in self]
         if missing:
-            what = f"no process wrote the {self.contents} of {missing[0]}"
             remedy = f"Give an --out that all machines share, and run the same {self.command} again"
-            raise UserError(what, where=self.folder, remedy=remedy)
+            raise UserError(f"no process wrote the {self.contents} of {missing[0]}", where=self.folder, remedy=remedy)
         self._declare(finished=True)
 
     def __getitem__(self, utterance_id: str) -> NDArray[Any]:
@@ -222,16 +223,6 @@ class FrameStore(ABC, Generic[Source]):
         if not isinstance(meta, dict) or meta.get("format_version") != FORMAT_VERSION:
             remedy = f"Write them into a new folder with this version's {cls.command}"
             raise UserError(f"these are not {cls.contents} of format {FORMAT_VERSION}", where=folder, remedy=remedy)
-        types = get_type_hints(cls.source_type)
-        source = meta.get("source")
-        if (
-            not isinstance(meta.get("finished"), bool)
-            or not isinstance(meta.get("trained_on"), str)
-            or not isinstance(source, dict)
-            or source.keys() != types.keys()
-            or not all(isinstance(source[name], (int, float) if t is float else t) for name, t in types.items())
-        ):
-            raise cls._damaged("doesn't say what made them", path)
         return meta
 
     @classmethod
@@ -263,9 +254,6 @@ class PseudoLabels(FrameStore[PseudoLabelSource]):
         if not 1 <= source.num_clusters <= MAX_CLUSTERS:
             what = f"{source.num_clusters} clusters don't fit two bytes per frame"
             raise UserError(what, where=folder, remedy=f"Ask for 1 to {MAX_CLUSTERS} clusters")
-        if source.frame_rate != FRAME_RATE:
-            what = f"pseudo-labels have {source.frame_rate} frames a second, HuBERT makes {FRAME_RATE}"
-            raise UserError(what, where=folder, remedy="Write them again with `ser kmeans`")
         super().__init__(folder, source)
 
     @property
@@ -285,7 +273,6 @@ class PseudoLabels(FrameStore[PseudoLabelSource]):
                 raise self._damaged(what, self.folder)
             if len(ids) != frames:
                 what = f"{len(ids)} pseudo-labels for the {frames} frames of {utterance_id}"
-                what += ": they were made from another version of the audio"
                 raise UserError(what, where=self.folder, remedy=self._made_again())
 
     @override

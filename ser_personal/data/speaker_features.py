@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
@@ -34,37 +34,35 @@ SMALLEST_STD = 1e-4
 class SpeakerFeatures:
     """One vector per speaker."""
 
-    speaker_ids: tuple[str, ...]
-    vectors: NDArray[np.float32]  # (speakers, feature_dim), finite
+    vectors: dict[str, NDArray[np.float32]]  # (feature_dim,), finite
     source: str  # where they come from, for messages
-
-    @cached_property
-    def _row_of(self) -> dict[str, int]:
-        return {speaker_id: row for row, speaker_id in enumerate(self.speaker_ids)}
 
     def of(self, speaker_ids: Sequence[str | None]) -> NDArray[np.float32]:
         """Look up speakers, -> (speakers, feature_dim), NaN for unknown ones (None)."""
-        missing = sorted({id_ for id_ in speaker_ids if id_ is not None and id_ not in self._row_of})
+        missing = sorted({id_ for id_ in speaker_ids if id_ is not None} - self.vectors.keys())
         if missing:
             others = f" and {counted(len(missing) - 1, 'other')}" if missing[1:] else ""
             remedy = "Make them for every speaker of the corpus, or leave --data.speaker_features out"
             raise UserError(f"no features of speaker {missing[0]}{others}", where=self.source, remedy=remedy)
-        found = np.full((len(speaker_ids), self.vectors.shape[1]), np.nan, dtype=np.float32)
+        dim = len(next(iter(self.vectors.values())))
+        found = np.full((len(speaker_ids), dim), np.nan, dtype=np.float32)
         for row, speaker_id in enumerate(speaker_ids):
             if speaker_id is not None:
-                found[row] = self.vectors[self._row_of[speaker_id]]
+                found[row] = self.vectors[speaker_id]
         return found
 
     def permuted(self) -> SpeakerFeatures:
         """Give every speaker another one's vector, the same each time: a control."""
-        order = np.random.default_rng(0).permutation(len(self.speaker_ids))
-        moved = np.empty_like(self.vectors)
-        moved[order] = self.vectors[np.roll(order, -1)]
-        return SpeakerFeatures(self.speaker_ids, moved, f"{self.source}, permuted")
+        ids = sorted(self.vectors)
+        order = np.random.default_rng(0).permutation(len(ids))
+        others = zip(order, np.roll(order, -1), strict=True)
+        moved = {ids[number]: self.vectors[ids[other]] for number, other in others}
+        return SpeakerFeatures(moved, f"{self.source}, permuted")
 
     def fingerprint(self) -> str:
         """Hash of ids and vectors, 32 hex digits."""
-        return content_hash(*self.speaker_ids, self.vectors)
+        ids = sorted(self.vectors)
+        return content_hash(*ids, self.of(ids))
 
 
 class SpeakerFeatureSource(ABC):
@@ -89,14 +87,13 @@ class SpeakerVectorFile(SpeakerFeatureSource):
 
     @override
     def read(self, utterances: Sequence[Utterance]) -> SpeakerFeatures:
-        vectors = read_vectors(Path(self.path), of="speaker")
-        ids = tuple(sorted(vectors))
-        matrix = np.stack([vectors[speaker_id] for speaker_id in ids]).astype(np.float32)
-        if not np.isfinite(matrix).all():
-            row = int(np.argmin(np.isfinite(matrix).all(axis=1)))
-            what = f"a value of speaker {ids[row]} isn't a finite number"
-            raise UserError(what, where=self.path, remedy="Correct it, or leave the speaker out")
-        return SpeakerFeatures(ids, matrix, self.path)
+        read = read_vectors(Path(self.path), of="speaker")
+        vectors = {speaker_id: vector.astype(np.float32) for speaker_id, vector in read.items()}
+        for speaker_id, vector in vectors.items():
+            if not np.isfinite(vector).all():
+                what = f"a value of speaker {speaker_id} isn't a finite number"
+                raise UserError(what, where=self.path, remedy="Correct it, or leave the speaker out")
+        return SpeakerFeatures(vectors, self.path)
 
 
 def frame_moments(cache: FeatureCache, utterance_ids: Iterable[str]) -> Moments:
@@ -121,8 +118,8 @@ class SpeakerNormalization:
         """Bring frames (frames, dim) to zero mean and unit variance; a constant column to 0."""
         moments = self.training if speaker_id is None else self.moments_of[speaker_id]
         if moments is None:
-            what, remedy = "there is no training set to normalise unknown speakers by", "Leave unknown speakers out"
-            raise UserError(what, where="data.normalize_speakers", remedy=f"{remedy} (data.known_speakers_only=true)")
+            what, remedy = "no training set to normalise unknown speakers by", "Give data.known_speakers_only=true"
+            raise UserError(what, where="data.normalize_speakers", remedy=remedy)
         scale = np.where(moments.std > SMALLEST_STD, moments.std, np.inf)
         return ((frames - moments.mean) / scale).astype(np.float16)
 
@@ -156,9 +153,8 @@ class CachedSpeakerFeatures(SpeakerFeatureSource):
         if not ids_of:
             remedy = "Give the cache that was made of this corpus"
             raise UserError("holds no utterance of a known speaker of this corpus", where=self.cache, remedy=remedy)
-        speakers = tuple(sorted(ids_of))
-        vectors = np.stack([self._vector(cache, ids_of[speaker]) for speaker in speakers])
-        return SpeakerFeatures(speakers, vectors.astype(np.float32), f"{self.statistics} of {self.cache}")
+        vectors = {speaker: self._vector(cache, ids) for speaker, ids in ids_of.items()}
+        return SpeakerFeatures(vectors, f"{self.statistics} of {self.cache}")
 
     def _vector(self, cache: FeatureCache, utterance_ids: Sequence[str]) -> NDArray[np.float32]:
         if self.statistics == "moments":
@@ -167,23 +163,3 @@ class CachedSpeakerFeatures(SpeakerFeatureSource):
         means = np.stack([cache[utterance_id].astype(np.float32).mean(0) for utterance_id in utterance_ids])
         vector: NDArray[np.float32] = means.mean(0) if self.statistics == "mean" else means.max(0)
         return vector
-
-
-class ConcatFeatures(SpeakerFeatureSource):
-    """Several sources' vectors joined, of the speakers of the first, such as raw statistics and learnt features.
-
-    Args:
-        sources: at least one.
-    """
-
-    def __init__(self, sources: list[SpeakerFeatureSource]) -> None:
-        if not sources:
-            raise UserError("no sources", where="--data.speaker_features ConcatFeatures", remedy="Name at least one")
-        self.sources = sources
-
-    @override
-    def read(self, utterances: Sequence[Utterance]) -> SpeakerFeatures:
-        read = [source.read(utterances) for source in self.sources]
-        speakers = read[0].speaker_ids
-        vectors = np.concatenate([features.of(speakers) for features in read], axis=1)
-        return SpeakerFeatures(speakers, vectors, " and ".join(features.source for features in read))

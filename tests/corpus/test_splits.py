@@ -180,7 +180,7 @@ def test_the_command_writes_a_table_a_fold_and_names_a_scale_of_its_own(syntheti
     assert caplog.text == ""
     scaled = CSVCorpus(str(tmp_path / "fold_0.csv"), scale=(0, 10))
     folds(scaled, count=4, out=str(tmp_path / "scaled"))
-    assert "scaled/fold_3.csv --data.corpus.scale '[0,10]'`" in caplog.text
+    assert "give 0 to 10 with each" in caplog.text
 
 
 def corpus_of(train: list[int], test: list[int]) -> list[Utterance]:

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-import torchaudio
 from garbage import refused
 
 from ser_personal.data.augmentation import Augmentation, add_noise, reverberate
@@ -36,7 +35,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture
 def everything(folders):
-    return Augmentation(**folders, gain=(-6, 6), speed=(0.8, 1.2), time_mask=0.2, frequency_mask=0.2)
+    return Augmentation(**folders, gain=(-6, 6), time_mask=0.2, frequency_mask=0.2)
 
 
 def module(corpus, augmentation, **options):
@@ -84,14 +83,6 @@ def test_reverberation_is_a_convolution_that_keeps_length_level_and_place():
                 slow[sample] += response[tap] * speech[sample + 70 - tap]
     slow *= np.sqrt(power(speech) / power(slow))
     np.testing.assert_allclose(reverberate(speech, response), slow, atol=1e-5)
-
-
-def test_speed_is_torchaudios_and_leaves_a_frame(everything):
-    speech = noise(4_001)
-    expected, _ = torchaudio.functional.speed(torch.from_numpy(speech), 16_000, 1.25)
-    np.testing.assert_allclose(applied(Augmentation(speed=(1.25, 1.25), prob=1), speech, 0), expected, atol=1e-5)
-    assert len(applied(Augmentation(speed=(2, 2), prob=1), noise(400), 0)) == 400
-    assert max(len(applied(everything, speech, seed)) for seed in range(20)) <= everything.longest(4_001) == 5_002
 
 
 def test_gain_lies_in_its_range_and_each_happens_with_its_probability():
@@ -157,13 +148,6 @@ def test_draws_are_the_same_whatever_the_workers_and_devices(corpus, everything)
     assert not same(in_epoch(module(corpus, everything, seed=1), 3), alone)
 
 
-def test_slowed_batches_stay_within_their_budget_and_utterances_within_theirs(corpus):
-    slow = Augmentation(speed=(0.5, 0.5), prob=1)
-    for batch in module(corpus, slow, max_batch=None, batch_seconds=4, max_samples=24_000).train_dataloader():
-        assert batch["waveforms"].numel() <= 4 * 16_000
-        assert batch["num_samples"].max() <= 24_000
-
-
 def test_a_fit_is_resumed_with_the_same_augmentation_alone(corpus, folders, everything):
     paths = {name: Path(folder) for name, folder in folders.items()}
     one, again = (module(corpus, Augmentation(**given)).settings() for given in (folders, paths))
@@ -184,28 +168,15 @@ def test_a_folder_is_known_by_what_is_in_it(tmp_path):
     assert len({settings(folder) for folder in "acd"}) == 3
 
 
-def test_ranges_that_cant_be_are_refused_at_once():
-    refused("--data.augmentation: changes nothing", Augmentation)
-    refused(r"augmentation\.snr: 20 is above 5\. Give the lower end first", Augmentation, noise="n", snr=(20, 5))
-    refused(
-        r"augmentation\.speed: 0 is out of range\. Give a number of at least 0\.5 and at most 2",
-        Augmentation,
-        speed=(0, 1),
-    )
+@pytest.mark.parametrize("snr", [(20, 5), (0, np.inf), (np.nan, 5)])
+def test_ranges_that_cant_be_are_refused_at_once(snr):
+    refused(r"augmentation\.snr: .* is no range of dB", Augmentation, noise="n", snr=snr)
 
 
 def test_a_folder_that_cant_be_used_is_refused_before_training(corpus, tmp_path):
-    room = Augmentation(reverberation=str(tmp_path / "sounds"), prob=1)
-    data = module(corpus, room)
+    data = module(corpus, Augmentation(reverberation=str(tmp_path / "sounds")))
     data.setup("test")
-    path = tmp_path / "sounds" / "a.wav"
-    refused(r"sounds: no such folder. Give a folder with wav", data.setup, "fit")
-    path.parent.mkdir()
-    refused(r"sounds: holds no sound file", data.setup, "fit")
-    path.write_bytes(b"no sound")
-    refused(r"a\.wav: can't be decoded .* Write it again, or take it out of the folder", data.setup, "fit")
-    soundfile.write(path, np.ones(200), 16_000)
-    refused(r"a\.wav: is shorter than one frame.* take it out of the folder", data.setup, "fit")
-    # which is found when it is read alone
-    soundfile.write(path, np.zeros(600), 16_000)
-    refused(r"a\.wav: is silent .* take it out of the folder", applied, room, noise(500), 0)
+    refused(r"sounds: no such folder", data.setup, "fit")
+    (tmp_path / "sounds").mkdir()
+    soundfile.write(tmp_path / "sounds" / "a.wav", np.ones(200), 16_000)
+    refused(r"a\.wav: is shorter than one frame", data.setup, "fit")

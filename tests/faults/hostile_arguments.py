@@ -15,7 +15,7 @@ OF_FIT = [
         r"ser: Mine: can't be made \(ZeroDivisionError: division by zero; mine\.py, line 4\)",
         text("mine.py", OWN),
     ),
-    ("other batches to resume", "--ckpt_path {finetune} --data.max_batch 5", r"with data\.max_batch 16, not 5\. Resu"),
+    ("other batches to resume", "--ckpt_path {finetune} --data.max_batch 5", r"with data\.max_batch 16, not 5\."),
     ("a device without its package", "--trainer.accelerator tpu", "ser fit: .*torch_xla"),
     ("weights in half precision", "--trainer.precision bf16-true", "Give --trainer.precision bf16-mixed"),
     *(

@@ -96,7 +96,6 @@ OF_CODEBOOK = [
 OF_LABELS = [
     ("pseudo-labels of the future", "not pseudo-labels of format 5", labels("meta.json", edited(format_version=9))),
     ("pseudo-labels with half a description", "meta.json: pseudo-labels are damaged", labels("meta.json", cut)),
-    ("pseudo-labels at another rate", "100 frames a second", labels("meta.json", source(frame_rate=100))),
     ("pseudo-labels of no cluster", "is not a cluster id below 2", labels("meta.json", source(num_clusters=2))),
     ("pseudo-labels without a batch", r"\d+ of \d+ utterances are there", labels("batch-*", Path.unlink)),
 ]

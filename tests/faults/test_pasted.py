@@ -10,10 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import soundfile
-from command_line import REPOSITORY, configs, ser, trainer_flags
+from command_line import REPOSITORY, configs, ser
 from fault import CHECK, FIT, KMEANS, PAPT, TEST, Fault, Good, Make, copied, sound, table, text
 from lightning.pytorch import Trainer
 from test_faults import filled
@@ -118,47 +116,3 @@ def test_a_flag_works_when_it_is_pasted(words, command, make, then, good, tmp_pa
     code = ser(*command, *shlex.split(words))
     shown = capsys.readouterr()
     assert (code, "") == (0, then) or (code == 2 and then and then in shown.err), shown.err
-
-
-@pytest.fixture
-def corpus(tmp_path, monkeypatch):
-    """Writes a corpus.csv in a folder with a blank and a bracket in its name, of speakers s, t and u."""
-    folder = tmp_path / "my [corpus]"
-    folder.mkdir()
-    monkeypatch.chdir(tmp_path)
-
-    def write(*rows: str, name: str = "corpus.csv") -> str:
-        rng = np.random.default_rng(0)
-        lines = [f"{n}.wav,{'stu'[n % 3]},{'dev' if n % 3 == 2 else 'train'},{1 + n % 5}" for n in range(12)]
-        for n in range(14):
-            soundfile.write(folder / f"{n}.wav", rng.normal(0, 0.1, 8000 + n), 16_000)
-        (folder / name).write_text("\n".join(["path,speaker,split,arousal", *lines, *rows]))
-        return f"my [corpus]/{name}"
-
-    return write
-
-
-def pasted(capsys) -> list[str]:
-    """What the last error says between backquotes, as a shell splits it."""
-    line = capsys.readouterr().err.splitlines()[-1]
-    return shlex.split(re.findall("`(.*?)`", line)[-1])
-
-
-def test_a_set_that_may_share_speakers(corpus, tmp_path, capsys):
-    path = corpus("12.wav,s,test,3", "13.wav,t,test2,3")
-    fit = ["fit", *TINY, *trainer_flags(tmp_path)]
-    assert ser(*fit, "--data.corpus", path) == 2
-    allowing = pasted(capsys)
-    assert allowing[-1] == "[test1,test2]"
-    assert ser(*fit, "--data.corpus", path, *allowing) == 0
-
-
-@pytest.mark.parametrize("command", [["check"], ["folds", "--count", "3", "--out", "folds", "--replace", "true"]])
-def test_audio_outside_the_corpus_folder(corpus, tmp_path, capsys, command):
-    path = corpus("../12.wav,s,train,3", f"{tmp_path}/13.wav,s,train,3")
-    for name in ("12.wav", "13.wav"):
-        Path(f"my [corpus]/{name}").rename(name)
-    name, *rest = command
-    assert ser(name, "my [corpus]", *rest) == 2
-    assert ser(name, *pasted(capsys), *rest) == 0
-    assert ser(name, path, *rest) == 0

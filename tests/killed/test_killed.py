@@ -43,7 +43,7 @@ def papt(corpus: Path, pseudo_labels: Path, folder: Path) -> list[str]:
 def finetune(corpus: Path, _pseudo_labels: Path, folder: Path) -> list[str]:
     """With what is drawn at random: dropout, speakers that count as unseen, and augmentation."""
     drawn = ["--model.encoder.dropout", "0.1", "--model.unseen_share", "0.5", *configs("augment.yaml")]
-    drawn += ["--data.augmentation.noise", f"{corpus}", "--data.augmentation.speed", "[0.9,1.1]"]
+    drawn += ["--data.augmentation.noise", f"{corpus}"]
     small = ["--data.max_batch", "8", *TINY, *trainer_flags(folder, 2)]
     return ["fit", *finetune_arguments(corpus), *drawn, *small, *resumed("finetune", "val_ccc", "max")]
 
