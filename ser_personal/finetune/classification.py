@@ -28,30 +28,19 @@ class EmotionClassification(FineTuning):
     Args:
         emotions: the classes; every emotion of the training set if None.
         **kwargs: encoder, speakers, interpreter and how they learn, as in `FineTuning`.
-
-    Raises:
-        UserError: fewer than two emotions, one twice, or parts that don't go together.
     """
 
     targets = "emotions"
 
     def __init__(self, emotions: list[str] | None = None, **kwargs: Any) -> None:
         chosen = as_names("emotions", emotions or [])
-        if emotions is not None and (len(chosen) < 2 or len(set(chosen)) < len(chosen)):
-            raise UserError(
-                f"{', '.join(chosen) or 'nothing'}: fewer than two classes, or one twice",
-                where="emotions",
-                remedy="Name two emotions at least, each once",
-            )
+        if len(set(chosen)) < len(chosen):
+            raise UserError(f"{', '.join(chosen)}: one is named twice", where="emotions", remedy="Name each once")
         super().__init__(**kwargs)
         self.emotions = list(chosen)
+        self.loss = cross_entropy
         self.validation_metric = ClassificationMetric()
         self.test_metric = ClassificationMetric()
-
-    @property
-    @override
-    def num_outputs(self) -> int:
-        return len(self.emotions)
 
     @override
     def initial_outputs(self, training_set: TrainingSet) -> list[float]:
@@ -64,12 +53,8 @@ class EmotionClassification(FineTuning):
     def labels_of(self, batch: EmotionBatch) -> Tensor:
         """1 for an utterance's own emotion, else 0; NaN for one that is none of the classes."""
         rows = [[float(emotion == own) for emotion in self.emotions] for own in batch["emotions"]]
-        labels = torch.tensor(rows, device=batch["indices"].device).reshape(-1, self.num_outputs)
+        labels = torch.tensor(rows, device=batch["indices"].device).reshape(-1, len(self.emotions))
         return labels.masked_fill(labels.sum(1, keepdim=True) == 0, torch.nan)
-
-    @override
-    def task_loss(self, outputs: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
-        return cross_entropy(outputs, labels, weights)
 
     @override
     def log_scores(self, stage: str, scores: dict[str, float]) -> None:
@@ -82,18 +67,11 @@ class EmotionClassification(FineTuning):
         if self.hparams["initial_checkpoint"] is None:
             counts = training_set.train_emotions
             self.emotions = self.emotions or list(counts)
-            for emotion in self.emotions:
-                if emotion not in counts:
-                    raise UserError(
-                        f"no training utterance is of {emotion}",
-                        where="--model.emotions",
-                        remedy=f"Choose among {', '.join(counts) or 'none: this corpus has no categorical emotion'}",
-                    )
-            if len(self.emotions) < 2:
+            if len(self.emotions) < 2 or not {*self.emotions} <= {*counts}:
                 raise UserError(
-                    f"the training set has {len(self.emotions)} categorical emotions",
-                    where="EmotionClassification",
-                    remedy="Give a corpus with two at least, or train on emotion attributes: configs/finetune.yaml",
+                    f"can't be {', '.join(self.emotions) or 'none'}: the corpus has {', '.join(counts) or 'none'}",
+                    where="--model.emotions",
+                    remedy="Give two at least that the corpus has, or train on emotion attributes: finetune.yaml",
                 )
             self.hparams["emotions"] = self.emotions
         super().build(training_set)
@@ -114,10 +92,7 @@ class EmotionClassification(FineTuning):
 def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
     """Mean cross-entropy of labelled utterances, finite for any batch; 0 where none is labelled.
 
-    Args:
-        logits: (batch, emotions).
-        labels: (batch, emotions), 1 for an utterance's own; NaN where there is no label.
-        weights: (batch,), what each utterance counts; all alike if None.
+    Of logits and labels (batch, emotions), 1 for an utterance's own and NaN where there is no label.
     """
     labelled = ~labels.isnan().any(1, keepdim=True)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).where(labelled, 0)

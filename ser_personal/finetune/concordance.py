@@ -35,16 +35,13 @@ def ccc(predictions: Tensor | ArrayLike, labels: Tensor | ArrayLike) -> Tensor:
     Returns:
         Scalar, or (attributes,). NaN where it is undefined, 0 / 0: no utterance at all, or predictions and labels all
         equal to one value. Constant predictions elsewhere, and a single utterance, score 0, as the formula has it.
-
-    Raises:
-        UserError: the shapes differ, or are neither (n,) nor (n, attributes).
     """
     numerator, denominator = _concordance(*_checked(torch.as_tensor(predictions), torch.as_tensor(labels)))
     return numerator / denominator
 
 
 def ccc_loss(predictions: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Mean of 1 - CCC over attributes (paper, fine-tuning), finite with finite gradients for any batch.
+    """Mean of 1 - CCC over attributes (paper, fine-tuning), a scalar, finite with finite gradients for any batch.
 
     Missing labels (NaN) are left out attribute by attribute. An attribute without a label in the batch is left out of
     the mean; without any label at all the loss is 0. Where the CCC is undefined the attribute adds a
@@ -54,12 +51,6 @@ def ccc_loss(predictions: Tensor, labels: Tensor, weights: Tensor | None = None)
         predictions: (n,) or (n, attributes), label points; half precision is computed in float32.
         labels: the same shape, NaN where missing.
         weights: (n,), what each utterance counts in means, variances and covariance, not below 0; all alike if None.
-
-    Returns:
-        Scalar, differentiable with respect to `predictions`.
-
-    Raises:
-        UserError: the shapes differ, or are neither (n,) nor (n, attributes).
     """
     predictions, labels = _checked(predictions, labels)
     if predictions.ndim == 1:
@@ -81,10 +72,7 @@ def ccc_loss(predictions: Tensor, labels: Tensor, weights: Tensor | None = None)
 def _concordance(predictions: Tensor, labels: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Numerator and denominator of the CCC along the first dimension, each (...); with `weights` (n,) of (n,) alone.
 
-    They are apart because 0 / 0 means something else to score and loss.
-
-    The first row is subtracted before any mean is taken: constant columns then have a deviation of exactly 0, which the
-    rounding of their mean would deny them.
+    The first row is subtracted before any mean is taken, so that constant columns have a deviation of exactly 0.
     """
     if len(predictions) == 0:
         nothing = (predictions * labels).sum(dim=0)
@@ -119,13 +107,7 @@ class EmotionLoss(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, predictions: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
-        """Compare predictions and labels.
-
-        Args:
-            predictions: (batch, attributes), label points.
-            labels: (batch, attributes), label points; missing ones (NaN) are left out.
-            weights: (batch,), what each utterance counts, not below 0; all alike if None.
-        """
+        """Compare predictions and labels (batch, attributes), NaN where missing; `weights` (batch,) are counts."""
 
 
 class CCCLoss(EmotionLoss):
@@ -148,8 +130,6 @@ class MSELoss(EmotionLoss):
 
 class GlobalBatchLoss(EmotionLoss):
     """A loss over the batches of all devices as if they were one, from which a CCC of small batches gains (ours).
-
-    The mean of the devices' CCCs is not the CCC of their utterances.
 
     Args:
         loss: which one; the paper's 1 - CCC if None.
@@ -182,14 +162,8 @@ def labelled_mean(losses: Tensor, labelled: Tensor, weights: Tensor | None = Non
 def gather_rows(rows: Tensor) -> Tensor:
     """Join the rows of all processes, in the order of ranks; the rows themselves where there is one process.
 
-    On their way back the gradients of all processes are added up. Each computes the same loss of all rows, so that the
-    mean which DDP takes leaves the gradient of one loss.
-
-    Args:
-        rows: (n, columns); n may differ between processes and be 0, columns and type may not.
-
-    Returns:
-        (n of all processes, columns).
+    Rows are (n, columns); n may differ between processes and be 0. On their way back the gradients of all processes are
+    added up: each computes the same loss of all rows, and the mean which DDP takes is that loss's gradient.
     """
     if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
         return rows

@@ -25,12 +25,9 @@ if TYPE_CHECKING:
 
 
 class Interpreter(nn.Module, ABC):
-    """From personalised frames to one value per attribute; built once the encoder's width is known.
+    """From personalised frames to one value per attribute; built once the encoder's width is known."""
 
-    Attributes:
-        reads_speaker: whether it takes e_s beside the frames.
-    """
-
+    # whether it takes e_s beside the frames
     reads_speaker = False
 
     @abstractmethod
@@ -190,9 +187,6 @@ class PointwiseInterpreter(Interpreter):
         hidden_dim: width of the layers.
         scale: least and greatest label, between which the sigmoid keeps predictions.
         dropout: of the first two layers.
-
-    Raises:
-        UserError: a scale the wrong way round, or one that doesn't hold the corpus's.
     """
 
     def __init__(
@@ -218,27 +212,18 @@ class PointwiseInterpreter(Interpreter):
 
     @override
     def check_label_scale(self, scale: tuple[float, float]) -> None:
-        if min(scale) < self.scale[0] or max(scale) > self.scale[1]:
-            raise self._outside(f"labels are on a scale of {scale[0]:g} to {scale[1]:g}")
-
-    def _outside(self, what: str) -> UserError:
         low, high = self.scale
-        return UserError(
-            f"{what}, and predictions stay within {low:g} to {high:g}",
-            where="--model.interpreter.scale",
-            remedy="Give the least and the greatest label, such as --model.interpreter.scale '[1,5]', or for "
-            "categories another interpreter",
-        )
+        if min(scale) < low or max(scale) > high:
+            what = f"labels are on a scale of {scale[0]:g} to {scale[1]:g}, predictions stay within {low:g} to {high:g}"
+            remedy = "Give the least and the greatest label, such as --model.interpreter.scale '[1,5]'"
+            raise UserError(what, where="--model.interpreter.scale", remedy=remedy)
 
     @override
     def start_from(self, label_means: Sequence[float]) -> None:
         low, high = self.scale
         for head, mean in zip(self.heads, label_means, strict=True):
-            if not low < mean < high:
-                raise self._outside(f"the training labels' mean is {mean:.3g}")
-            with torch.no_grad():
-                share = torch.tensor((mean - low) / (high - low)).clamp(0.01, 0.99)
-                cast("Tensor", cast("nn.Sequential", head)[-1].bias).fill_(share.logit())
+            share = torch.tensor((mean - low) / (high - low)).clamp(0.01, 0.99)
+            nn.init.constant_(cast("Tensor", cast("nn.Sequential", head)[-1].bias), share.logit().item())
 
     @override
     def forward(self, output: EncoderOutput) -> Tensor:
@@ -258,9 +243,6 @@ class TransformerInterpreter(Interpreter):
         heads: attention heads.
         dropout: of the layers.
         stride: frames that are averaged to one before the layers.
-
-    Raises:
-        UserError: `heads` or 2 doesn't divide `dim`.
     """
 
     reads_speaker = True
@@ -313,16 +295,7 @@ class TransformerInterpreter(Interpreter):
 
 
 def average_frames(frames: Tensor, frame_mask: Tensor, stride: int) -> tuple[Tensor, Tensor]:
-    """Average every `stride` frames, real ones alone.
-
-    Args:
-        frames: (batch, frames, dim).
-        frame_mask: (batch, frames), True on real frames, which come first.
-        stride: how many become one; the last of an utterance may be of fewer.
-
-    Returns:
-        Frames (batch, frames / stride, dim), the division rounded up, and their mask.
-    """
+    """Average every `stride` real frames of (batch, frames, dim), the last may be fewer; with the means' mask."""
     real = frame_mask[:, :, None].to(frames.dtype)
     sums, counts = (
         # a pool over more padding than it needs, since a length isn't known when a graph is exported

@@ -28,13 +28,9 @@ _UNKNOWN_SPEAKER = -1
 
 
 class UtteranceMetric(Metric):
-    """Keeps numbers of every utterance, of all batches and devices.
+    """Keeps numbers of every utterance, of all batches and devices: so many integers, the first its index, and floats.
 
     Samplers repeat utterances so that devices get equal numbers of batches: repeats are known by their index.
-
-    Args:
-        integers: how many an utterance, its index the first.
-        floats: how many an utterance.
     """
 
     full_state_update = False
@@ -71,11 +67,8 @@ class UtteranceMetric(Metric):
 class ConcordanceMetric(UtteranceMetric):
     """O-CCC and A-CCC of every attribute over all batches of all devices, in float64.
 
-    Strings can't be gathered, so speakers are grouped by `speaker_key`; use `score` where names are needed.
-
-    Args:
-        attributes: names of the predictions' columns.
-        min_utterances: labelled utterances a speaker must have to count in A-CCC.
+    Strings can't be gathered, so speakers are grouped by `speaker_key`. One of fewer than `min_utterances` labelled
+    utterances doesn't count in A-CCC.
     """
 
     def __init__(self, attributes: Sequence[str], min_utterances: int = 10, **kwargs: Any) -> None:
@@ -90,27 +83,16 @@ class ConcordanceMetric(UtteranceMetric):
 
     @override
     def compute(self) -> dict[str, float]:
-        """Scores of all utterances seen, each once.
-
-        Returns:
-            `{attribute}_{overall_ccc, average_ccc, average_ccc_std, speakers, utterances}` -> value, NaN where
-            undefined; flat, since torchmetrics accepts no frozen dataclass here. The O-CCC of labels that are all
-            alike, which is 0 for any model, is NaN as well: it chooses none.
-        """
+        """`{attribute}_{overall_ccc, average_ccc, average_ccc_std, speakers, utterances}` -> value or NaN."""
         integers, floats = self.once()
         predictions, labels = np.split(floats, 2, axis=1)
         speakers = [None if key == _UNKNOWN_SPEAKER else str(key) for key in integers[:, 1]]
         scores = score(predictions, labels, speakers, self.attributes, min_utterances=self.min_utterances)
-        alike = {
-            attribute: math.nan
-            for attribute, column in zip(self.attributes, labels.T, strict=True)
-            if len(np.unique(column[~np.isnan(column)])) == 1
-        }
         return {
             f"{attribute}_{name}": float(getattr(of, name))
             for attribute, of in scores.items()
             for name in ("overall_ccc", "average_ccc", "average_ccc_std", "speakers", "utterances")
-        } | {f"{attribute}_overall_ccc": value for attribute, value in alike.items()}
+        }
 
 
 def speaker_key(speaker_id: str | None) -> int:
@@ -132,22 +114,14 @@ class ClassificationMetric(UtteranceMetric):
 
     @override
     def compute(self) -> dict[str, float]:
-        """Scores of all labelled utterances seen, each once.
-
-        Returns:
-            macro_f1, weighted_f1, uar -> score, NaN without any label; utterances -> how many have one.
-        """
+        """`classification_scores`, and in utterances how many have a label."""
         integers, _ = self.once()
         _, predicted, labelled = integers.T
         return classification_scores(predicted, labelled) | {"utterances": float((labelled != NO_EMOTION).sum())}
 
 
 def classification_scores(predicted: NDArray[np.int64], labelled: NDArray[np.int64]) -> dict[str, float]:
-    """Score classes (utterances,) over those that occur among the labels; what has no label counts nowhere.
-
-    Returns:
-        macro_f1, weighted_f1, uar -> score, NaN without any label.
-    """
+    """macro_f1, weighted_f1, uar -> score over classes (utterances,) that occur as labels, NaN without any label."""
     predicted, labelled = predicted[labelled != NO_EMOTION], labelled[labelled != NO_EMOTION]
     if len(labelled) == 0:
         return {"macro_f1": math.nan, "weighted_f1": math.nan, "uar": math.nan}

@@ -34,7 +34,7 @@ from ser_personal.types import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
     from torch import Tensor
@@ -70,9 +70,6 @@ class FineTuning(PersonalizedModule):
         weight_decay: of AdamW.
         warmup_share: share of all steps in which both rates climb, to fall to 0, linearly, over the rest (ours); None
             keeps them constant, as the authors do.
-
-    Raises:
-        UserError: parts that don't go together.
     """
 
     # what it predicts: one of the two is empty
@@ -81,6 +78,8 @@ class FineTuning(PersonalizedModule):
 
     # the argument that says what is predicted
     targets: ClassVar[str]
+    # of outputs and labels, both (batch, outputs), and of weights (batch,), what each utterance counts
+    loss: Callable[[Tensor, Tensor, Tensor | None], Tensor]
     validation_metric: Metric
     test_metric: Metric
 
@@ -115,11 +114,6 @@ class FineTuning(PersonalizedModule):
     def parts(self) -> dict[str, object]:
         return {**super().parts, "interpreter": self.interpreter}
 
-    @property
-    @abstractmethod
-    def num_outputs(self) -> int:
-        """How many values the interpreter gives."""
-
     @abstractmethod
     def initial_outputs(self, training_set: TrainingSet) -> list[float]:
         """What a new interpreter gives for any utterance."""
@@ -127,10 +121,6 @@ class FineTuning(PersonalizedModule):
     @abstractmethod
     def labels_of(self, batch: EmotionBatch) -> Tensor:
         """What the outputs should be, (batch, outputs), NaN where there is no label."""
-
-    @abstractmethod
-    def task_loss(self, outputs: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
-        """Compare outputs and labels, both (batch, outputs); `weights` (batch,) say what each utterance counts."""
 
     @abstractmethod
     def log_scores(self, stage: str, scores: dict[str, float]) -> None:
@@ -181,7 +171,7 @@ class FineTuning(PersonalizedModule):
         self._build_interpreter()
 
     def _build_interpreter(self) -> None:
-        self.interpreter.build(self.personalized.dim, self.num_outputs)
+        self.interpreter.build(self.personalized.dim, len(self.attributes or self.emotions))
         self.personalized.encoder.freeze_mask_embedding()
         self.personalized.speakers.requires_grad_(requires_grad=self.hparams["train_speaker_embedding"])
 
@@ -211,16 +201,6 @@ class FineTuning(PersonalizedModule):
         self.personalized.rebuild(checkpoint[DESCRIPTION])
         self.rebuild(checkpoint)
         self.check_training_set(training_set)
-        own, trained = (
-            {name: weight.shape for name, weight in weights.items() if name.startswith("interpreter.")}
-            for weights in (self.state_dict(), checkpoint["state_dict"])
-        )
-        if own != trained:
-            raise UserError(
-                "was trained with another interpreter, or other sizes of it",
-                where=path,
-                remedy="Give the --model.interpreter that it was trained with",
-            )
         self.load_state_dict(checkpoint["state_dict"])
 
     def _require_same_targets(self, checkpoint: dict[str, Any], path: str) -> None:
@@ -269,7 +249,7 @@ class FineTuning(PersonalizedModule):
     @override
     def training_step(self, batch: EmotionBatch, batch_idx: int) -> Tensor:
         result = self(self._some_as_unseen(batch))
-        loss = self.task_loss(result["predictions"], result["labels"], batch.get("weights"))
+        loss = self.loss(result["predictions"], result["labels"], batch.get("weights"))
         self.log("train_loss", loss, prog_bar=True, batch_size=len(batch["indices"]))
         return loss
 
@@ -362,9 +342,6 @@ class EmotionFineTuning(FineTuning):
         loss: what is minimised; the paper's 1 - CCC if None.
         min_utterances: labelled utterances a speaker must have to count in A-CCC (ours).
         **kwargs: encoder, speakers, interpreter and how they learn, as in `FineTuning`.
-
-    Raises:
-        UserError: no attribute, one twice or another word, or parts that don't go together.
     """
 
     targets = "attributes"
@@ -394,11 +371,6 @@ class EmotionFineTuning(FineTuning):
     def parts(self) -> dict[str, object]:
         return {**super().parts, "loss": self.loss}
 
-    @property
-    @override
-    def num_outputs(self) -> int:
-        return len(self.attributes)
-
     @override
     def build(self, training_set: TrainingSet) -> None:
         self.interpreter.check_label_scale(training_set.scale)
@@ -420,11 +392,6 @@ class EmotionFineTuning(FineTuning):
     @override
     def labels_of(self, batch: EmotionBatch) -> Tensor:
         return batch["labels"][:, [ATTRIBUTES.index(attribute) for attribute in self.attributes]]
-
-    @override
-    def task_loss(self, outputs: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
-        loss: Tensor = self.loss(outputs, labels, weights)
-        return loss
 
     @override
     def log_scores(self, stage: str, scores: dict[str, float]) -> None:

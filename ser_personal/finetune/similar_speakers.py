@@ -1,7 +1,4 @@
-"""Fine-tuning on the training speakers that sound most like the test's: the baselines of Sridhar and Busso (2022).
-
-PLDC's neighbours are in calibration/pldc.py.
-"""
+"""Fine-tuning on the training speakers that sound most like the test's: the baselines of Sridhar and Busso (2022)."""
 
 from __future__ import annotations
 
@@ -131,13 +128,10 @@ def most_similar(
 def selected_speakers(chosen: Mapping[str, Sequence[str]], strategy: Strategy) -> SelectedSpeakers:
     """Count the choices by a strategy, from target -> chosen training speakers."""
     votes = Counter(speaker_id for nearest in chosen.values() for speaker_id in nearest)
-    if strategy == "oversampling":
-        return SelectedSpeakers(dict(votes), chosen=chosen)
-    copies = dict.fromkeys(votes, 1)
-    if strategy == "unique":
-        return SelectedSpeakers(copies, chosen=chosen)
-    mean = sum(votes.values()) / max(len(votes), 1)
-    return SelectedSpeakers(copies, {id_: count / mean for id_, count in votes.items()}, chosen)
+    copies = dict(votes) if strategy == "oversampling" else dict.fromkeys(votes, 1)
+    mean = votes.total() / max(len(votes), 1)
+    weights = {id_: count / mean for id_, count in votes.items()} if strategy == "weighting" else {}
+    return SelectedSpeakers(copies, weights, chosen)
 
 
 def _log_overlap(first: GaussianMixture, second: GaussianMixture) -> NDArray[np.float64]:

@@ -94,9 +94,7 @@ def cache(
         store.write(means, audio)
 
     if left:
-        run_over(
-            data, lambda _: left, network, take, "Encoding", accelerator=accelerator, devices=1, precision=precision
-        )
+        run_over(data, lambda _: left, network, take, accelerator=accelerator, devices=1, precision=precision)
     store.finish()
     print(
         f"{out}: {len(store):,} utterances, {store.total_frames:,} frames of {source.dim} values, "

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT_VERSION = 2
-DISTANCES_AT_ONCE = 2**24
 
 
 @dataclass(frozen=True)
@@ -69,24 +68,19 @@ class Codebook:
             with safe_open(path, framework="numpy") as file:
                 centroids = file.get_tensor("codebook")
                 provenance: dict[str, Any] = json.loads((file.metadata() or {}).get("provenance", "{}"))
-            version = provenance.get("format_version", FORMAT_VERSION)
             codebook = cls(np.ascontiguousarray(centroids, dtype=np.float32), dict(provenance.get("made_with", {})))
+            if provenance.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
+                raise ValueError(f"of format {provenance['format_version']}, this version reads {FORMAT_VERSION}")
+            complete = centroids.ndim == 2 and centroids.size and np.isfinite(codebook.centroids).all()
+            if not complete or provenance.get("hash", codebook.hash) != codebook.hash:
+                raise ValueError("damaged")
         except (AttributeError, OSError, SafetensorError, TypeError, ValueError) as error:
             raise UserError(
-                "not a codebook",
+                f"not a codebook ({error})",
                 where=path,
                 remedy="Give one that `ser kmeans` or `ser import hubert_base_ls960_L9_km500.bin --out released` wrote;"
                 " in `ser kmeans`, --codebook null fits one",
             ) from error
-        if version != FORMAT_VERSION:
-            raise UserError(
-                f"codebook of format {version}; this version reads format {FORMAT_VERSION}",
-                where=path,
-                remedy="Update ser_personal, or write it again with `ser kmeans`",
-            )
-        complete = centroids.ndim == 2 and centroids.size and np.isfinite(codebook.centroids).all()
-        if not complete or provenance.get("hash", codebook.hash) != codebook.hash:
-            raise UserError("damaged codebook", where=path, remedy="Copy it again, or write it again with `ser kmeans`")
         return codebook
 
     def save(self, path: str | Path) -> None:
@@ -105,41 +99,28 @@ def nearest_centroid(frames: Tensor, centroids: Tensor) -> Tensor:
     with torch.autocast(frames.device.type, enabled=False):
         frames, centroids = frames.float(), centroids.float()
         # |x - c|^2 = |x|^2 - 2 (x.c - |c|^2 / 2), and |x|^2 is the same for every centroid
-        offset = centroids.square().sum(1) / 2
-        rows = max(1, DISTANCES_AT_ONCE // len(centroids))
-        return torch.cat([(part @ centroids.T - offset).argmax(1) for part in frames.split(rows)])
+        return (frames @ centroids.T - centroids.square().sum(1) / 2).argmax(1)
 
 
 class FrameSample:
-    """A random sample of a corpus's frames, of which this process holds those that it has taken or merged.
+    """A random sample of the frames of utterances, of which this process holds those that it has taken or merged.
 
-    Every frame has a random key in [0, 1), a pure function of seed, utterance and position. Frames with keys below
-    `share` are drawn; if they are more than `capacity`, those with the smallest keys. So the draw depends neither on
-    batches nor on the number of processes.
-
-    Source: sampling by random keys (Efraimidis and Spirakis 2006, equal weights). fairseq draws whole utterances.
-
-    Args:
-        frame_counts: index of an utterance -> its frames.
-        share: probability that a frame is drawn.
-        capacity: largest number of frames.
-        seed: of the keys.
+    Every frame has a random key in [0, 1), a pure function of seed, utterance and position (Efraimidis and Spirakis
+    2006). Frames with keys below `share` are drawn; if they are more than `capacity`, those with the smallest keys. So
+    the draw depends neither on batches nor on the number of processes. fairseq draws whole utterances.
     """
 
     def __init__(self, frame_counts: Mapping[int, int], share: float, capacity: int, seed: int) -> None:
-        # ten standard deviations above the key that `capacity` frames are expected to lie below
-        enough = (capacity + 10 * capacity**0.5 + 100) / max(1, sum(frame_counts.values()))
-        keys, utterances, positions = [np.empty(0)], [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        keys, origins = [np.empty(0)], [np.empty((2, 0), np.int64)]
         for utterance, frames in frame_counts.items():
             drawn = np.random.default_rng([seed, utterance]).random(frames)
-            chosen = np.flatnonzero(drawn < min(share, enough))
+            chosen = np.flatnonzero(drawn < share)
             keys.append(drawn[chosen])
-            utterances.append(np.full(len(chosen), utterance))
-            positions.append(chosen)
+            origins.append(np.stack([np.full(len(chosen), utterance), chosen]))
         smallest = np.argsort(np.concatenate(keys))[:capacity]
-        origins = np.stack([np.concatenate(utterances)[smallest], np.concatenate(positions)[smallest]])
+        drawn_origins = np.concatenate(origins, axis=1)[:, smallest]
         # (n,), indices of the drawn frames' utterances, ascending, and their positions in them
-        self.utterances, self.positions = origins[:, np.lexsort(origins[::-1])]
+        self.utterances, self.positions = drawn_origins[:, np.lexsort(drawn_origins[::-1])]
         # (n, dim), in this order; memory is reserved for all, and used only as they come
         self.frames: NDArray[np.float32] = np.empty((len(smallest), 0), dtype=np.float32)
         self._added = [np.empty(0, np.int64)]

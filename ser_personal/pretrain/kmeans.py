@@ -1,8 +1,4 @@
-"""`ser kmeans`: a teacher's frames -> a codebook -> pseudo-labels.
-
-Two passes over the audio: the first samples frames for faiss to cluster, the second writes the nearest cluster of every
-frame. Only the sampled features are kept. Several processes share both passes and write the same bytes as one.
-"""
+"""`ser kmeans`: one pass over the audio samples a teacher's frames for a codebook, a second writes pseudo-labels."""
 
 from __future__ import annotations
 
@@ -30,8 +26,6 @@ from ser_personal.pretrain.teachers import MFCCTeacher, Precision, Teacher, run_
 from ser_personal.types import NumClusters, Seed, Share
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from lightning.pytorch import Trainer
     from torch import Tensor, nn
 
@@ -61,11 +55,7 @@ class PseudoLabelData(AllUtterancesDataModule):
     @cached_property
     def fit_indices(self) -> list[int]:
         """Positions in `utterances` of those that the codebook is fitted on."""
-        indices = sorted({*self.pseudo_label_indices} & {*self.indices_of(self._fit_splits)})
-        if not indices:
-            remedy = "Name one of data.splits there, or give a codebook"
-            raise UserError("no audio to fit the codebook on", where="data.fit_splits", remedy=remedy)
-        return indices
+        return sorted({*self.pseudo_label_indices} & {*self.indices_of(self._fit_splits)})
 
     def fit_batches(self) -> list[list[int]]:
         """Put the utterances that the codebook is fitted on into batches, longest first."""
@@ -121,27 +111,36 @@ def kmeans(
     teacher = teacher or MFCCTeacher()
     teacher.build()
     on = {"accelerator": accelerator, "devices": devices, "num_nodes": num_nodes, "precision": precision}
-    description = teacher.description
-    external = None if codebook is None else _external(codebook, description)
-    settings: dict[str, int | float] = {
-        "num_clusters": num_clusters,
-        "sample_share": sample_share,
-        "max_sampled_frames": max_sampled_frames,
-        "iterations": iterations,
-        "restarts": restarts,
-        "seed": seed,
-    }
+    description: MadeWith = {**teacher.description}
     made_with: MadeWith = {**description, "precision": precision, "data": data.fingerprint}
-    made_with |= {"codebook": external.hash} if external else settings
+    external = None
+    if codebook is None:
+        made_with |= {
+            "num_clusters": num_clusters,
+            "sample_share": sample_share,
+            "max_sampled_frames": max_sampled_frames,
+            "iterations": iterations,
+            "restarts": restarts,
+            "seed": seed,
+        }
+    else:
+        external = Codebook.load(codebook)
+        # an imported one names no teacher
+        if external.made_with:
+            remedy = "Give the --teacher that it was fitted on, or --codebook null"
+            _refuse_other(external, external.made_with | description, codebook, remedy)
+        made_with |= {"codebook": external.hash}
     path = Path(out) / "codebook.safetensors"
-    chosen = _existing(path, made_with)
-    if chosen is None and external:
+    if path.exists():
+        chosen = Codebook.load(path)
+        _refuse_other(chosen, made_with, out, "Give another --out, the same settings, or delete the folder")
+    elif external:
         chosen = replace(external, made_with=made_with)
         chosen.save(path)
-    if chosen is None:
+    else:
         frame_counts = {index: num_frames(samples_of(data.utterances[index])) for index in data.fit_indices}
         sample = FrameSample(frame_counts, sample_share, max_sampled_frames, seed)
-        trainer = run_over(data, lambda _: data.fit_batches(), teacher, sample.take, "Sampling frames", **on)
+        trainer = run_over(data, lambda _: data.fit_batches(), teacher, sample.take, **on)
         if trainer.world_size > 1:
             gather_files(trainer, out, sample.save, lambda paths: sample.merge(paths[1:]))
 
@@ -188,7 +187,7 @@ def _write_pseudo_labels(
     def left(trainer: Trainer) -> list[list[int]]:
         return on_first_process(trainer, lambda: unfinished_batches(data, store))
 
-    trainer = run_over(data, left, teacher, take, "Writing pseudo-labels", **on)
+    trainer = run_over(data, left, teacher, take, **on)
     trainer.strategy.barrier("pseudo-labels written")
     expected = [utterance_ids[index] for index in data.pseudo_label_indices]
     on_first_process(trainer, lambda: PseudoLabels.create(out, source).finish(expected))
@@ -199,36 +198,18 @@ def _report(out: str, started: float) -> None:
     counts = np.zeros(pseudo_labels.num_clusters, dtype=np.int64)
     for utterance_id in pseudo_labels:
         counts += np.bincount(pseudo_labels[utterance_id], minlength=len(counts))
-    shares = counts[counts > 0] / counts.sum()
-    entropy = -(shares * np.log2(shares)).sum() + 0.0
-    print(
-        f"{out}: K = {len(counts)}, {counts.sum():,} frames, {len(shares)} clusters used, entropy {entropy:.2f} of "
-        f"{np.log2(len(counts)):.2f} bits, {time.perf_counter() - started:.1f} s"
-    )
+    seconds = time.perf_counter() - started
+    used = f"{counts.sum():,} frames, {(counts > 0).sum()} clusters used"
+    print(f"{out}: K = {len(counts)}, {used}, {seconds:.1f} s")
 
 
-def _existing(path: Path, made_with: MadeWith) -> Codebook | None:
-    if not path.exists():
-        return None
-    codebook = Codebook.load(path)
-    if differing := _differences(codebook.made_with, made_with, {*codebook.made_with, *made_with}):
-        what = f"was made with other settings ({differing})"
-        raise UserError(what, where=path.parent, remedy="Give another --out, the same settings, or delete the folder")
-    return codebook
-
-
-def _external(path: str, teacher: Mapping[str, str | int]) -> Codebook:
-    codebook = Codebook.load(path)
-    # an imported one names no teacher
-    if codebook.made_with and (differing := _differences(codebook.made_with, teacher, {*teacher})):
-        what = f"was fitted on another teacher's frames ({differing})"
-        raise UserError(what, where=path, remedy="Give the --teacher that it was fitted on, or --codebook null")
-    return codebook
-
-
-def _differences(before: Mapping[str, object], now: Mapping[str, object], keys: set[str]) -> str:
-    return "; ".join(
-        f"{key} {before.get(key, 'not set')}, now {now.get(key, 'not set')}"
-        for key in sorted(keys)
-        if before.get(key) != now.get(key)
-    )
+def _refuse_other(codebook: Codebook, expected: MadeWith, where: str, remedy: str) -> None:
+    """Refuse a codebook that was made with other settings, or fitted on another teacher's frames."""
+    before = codebook.made_with
+    differing = [
+        f"{key} {before.get(key, 'not set')}, now {expected.get(key, 'not set')}"
+        for key in sorted({*before, *expected})
+        if before.get(key) != expected.get(key)
+    ]
+    if differing:
+        raise UserError(f"was made with other settings ({'; '.join(differing)})", where=where, remedy=remedy)

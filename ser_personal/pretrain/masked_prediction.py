@@ -20,12 +20,8 @@ if TYPE_CHECKING:
 class PredictionHead(nn.Module):
     """Scores every cluster for a frame: cosine between the projected frame and the cluster's embedding / temperature.
 
-    The cosines are one product of normalised matrices, (n, final_dim) by (final_dim, clusters): fairseq and torchaudio
-    reach the same numbers through an expanded (clusters, n, final_dim) tensor.
-
-    Source: fairseq's HuBERT (`final_proj`, `label_embs_concat`, `compute_nce`), initialised alike.
-
-    Frames and clusters are compared in `final_dim` dimensions: 256 in HuBERT-base, 768 in large.
+    Source: fairseq's HuBERT (`final_proj`, `label_embs_concat`, `compute_nce`), initialised alike. Frames and clusters
+    are compared in `final_dim` dimensions: 256 in HuBERT-base, 768 in large.
     """
 
     def __init__(self, dim: int, num_clusters: int, final_dim: int = 256, temperature: float = 0.1) -> None:
@@ -58,7 +54,7 @@ def masked_prediction_loss(
 ) -> MaskedPredictionLoss:
     """Sum the cross-entropy of the pseudo-labels over masked frames alone (paper, section 2).
 
-    With nothing masked the loss is a 0 that still reaches every parameter.
+    With nothing masked the loss is 0, with gradients of 0.
 
     Args:
         frames: (batch, frames, dim), already personalised.
@@ -90,13 +86,10 @@ def span_mask(
 
     A row of n frames gets max(min_masks, floor(prob * n / length + u)) spans with u uniform in [0, 1). Their starts are
     drawn without replacement; spans may overlap, which leaves the masked share well below `prob`. A row too short for
-    its spans gets shorter ones, and at last fewer. The last frame of any row stays unmasked (a row of 5 frames has 4
-    masked ones), and with `min_masks` of at least 1 a row of two frames or more has a masked one; one of a single frame
-    has none.
+    its spans gets shorter ones, and at last fewer. The last frame of any row stays unmasked.
 
-    Source: fairseq's `compute_mask_indices`, static lengths with overlap, which draws its starts likewise. We depart
-    from it in two places: rows aren't thinned to the batch's smallest number of masked frames, and a short row is never
-    masked whole.
+    Source: fairseq's `compute_mask_indices`, static lengths with overlap. We depart from it in two places: rows aren't
+    thinned to the batch's smallest number of masked frames, and a short row is never masked whole.
 
     Args:
         lengths: (batch,), real frames of each row, on any device.
@@ -130,8 +123,7 @@ def span_mask(
 class MaskedPredictionMetric(Metric):
     """Means over the masked frames of batches and devices, and the share of clusters that were predicted at least once.
 
-    Samplers repeat whole batches so that devices get equal numbers of them; repeats have the same key
-    (the batch's first utterance) and count once. The loss is in nats; published losses are base 2: divide by 0.693.
+    Samplers repeat whole batches so that devices get equal numbers of them: those of one key count once.
     """
 
     full_state_update = False

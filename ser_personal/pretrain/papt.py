@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 VALIDATION_SETS = ("", "_unseen_speakers")
 CODEBOOK = "codebook_hash"
-# Cohen's kappa of a head whose clusters are in the wrong order stays below this
-MIN_KAPPA = 0.05
 
 
 class PAPT(PersonalizedModule):
@@ -61,6 +59,8 @@ class PAPT(PersonalizedModule):
         seed: of the span masks, which are a function of it, the batch and the rank.
     """
 
+    head: PredictionHead
+
     def __init__(
         self,
         encoder: HubertEncoder | None = None,
@@ -81,9 +81,6 @@ class PAPT(PersonalizedModule):
         seed: Seed = 0,
     ) -> None:
         encoder = encoder or HubertEncoder()
-        if not isinstance(encoder, HubertEncoder):
-            what, remedy = "can't be pre-trained by masked prediction here", "Give a HubertEncoder"
-            raise UserError(what, where=type(encoder).__name__, remedy=remedy)
         if encoder.weighted_layers:
             raise UserError(
                 "masked prediction reads the last layer, as HuBERT's does",
@@ -93,10 +90,7 @@ class PAPT(PersonalizedModule):
         super().__init__(PersonalizedEncoder(encoder, speakers or SpeakerEmbedding(), fusion))
         self.save_hyperparameters(ignore=["encoder", "speakers", "lora"])
         self.lora = lora
-        self.head: PredictionHead | None = None
         self.codebook_hash = ""
-        self.metrics = torch.nn.ModuleList()
-        self._checks_cluster_order = False
 
     @override
     def build(self, training_set: TrainingSet) -> None:
@@ -139,50 +133,21 @@ class PAPT(PersonalizedModule):
         self.metrics = torch.nn.ModuleList(MaskedPredictionMetric(num_clusters) for _ in VALIDATION_SETS)
 
     def _load_released_head(self) -> None:
-        from ser_personal.pretrain.released import ReleasedHead
+        from ser_personal.pretrain.released import load_released_head
 
         path = self.hparams["released_head"]
-        head, codebook_hash, order_known = ReleasedHead.load(path)
-        if (dim := head.final_proj.in_features) != self.personalized.dim:
+        head, codebook_hash = load_released_head(path)
+        expected, dim = (self.personalized.dim, self.codebook_hash), head.final_proj.in_features
+        if (dim, codebook_hash) != expected:
             raise UserError(
-                f"is for frames of width {dim}, the encoder's have {self.personalized.dim}",
+                f"is for frames of width {dim} and codebook {codebook_hash}, not for {expected[0]} and {expected[1]}",
                 where=path,
-                remedy="Use the encoder that the head was released with, or leave released_head out",
-            )
-        if codebook_hash != self.codebook_hash:
-            raise UserError(
-                f"was imported with codebook {codebook_hash}, the pseudo-labels come from {self.codebook_hash}",
-                where=path,
-                remedy="Write them by `ser kmeans --codebook` with the codebook of the head, or make a fresh head by "
-                "--model.released_head null",
+                remedy="Take the encoder that it was released with and pseudo-labels of its codebook (`ser kmeans "
+                "--codebook`), or make a fresh head by --model.released_head null",
             )
         self.head = head
-        self._checks_cluster_order = not order_known
-
-    def _check_cluster_order(self, predicted: Tensor, targets: Tensor) -> None:
-        """Refuse a released head that predicts clusters of the first step's masked frames hardly better than chance.
-
-        Cohen's kappa, over the frames of all devices together, is then below MIN_KAPPA, so all stop or none does.
-        """
-        self._checks_cluster_order = False
-        num_clusters = len(cast("PredictionHead", self.head).label_embeddings)
-        counts = [
-            torch.bincount(ids, minlength=num_clusters) for ids in (predicted, targets, targets[predicted == targets])
-        ]
-        together = self.trainer.strategy.reduce(torch.stack(counts).float(), reduce_op="sum").double().cpu()
-        frames = max(1, int(together[1].sum()))
-        chance, correct = float(together[0] @ together[1]) / frames**2, float(together[2].sum()) / frames
-        if together[1].any() and (correct - chance) / max(1e-9, 1 - chance) < MIN_KAPPA:
-            raise UserError(
-                f"finds the cluster of {correct:.1%} of {frames} masked frames, chance finds {chance:.1%}",
-                where=self.hparams["released_head"],
-                remedy="Its clusters aren't those of the pseudo-labels: import it with its own codebook and take the "
-                "encoder that it was released with, or make a fresh head by --model.released_head null",
-            )
 
     def _predict(self, batch: PretrainBatch, mask_seed: int) -> tuple[MaskedPredictionLoss, EncoderOutput]:
-        if self.head is None:
-            raise RuntimeError("build() the model before using it")
         time_mask = span_mask(
             num_frames(batch["num_samples"]),
             self.hparams["mask_prob"],
@@ -202,14 +167,12 @@ class PAPT(PersonalizedModule):
         batches = self.current_epoch * int(self.trainer.num_training_batches) + batch_idx
         step_seed = (self.hparams["seed"] * 1_000_003 + batches) * self.trainer.world_size + self.global_rank
         prediction, output = self._predict(batch, step_seed)
-        if self._checks_cluster_order and output.time_mask is not None:
-            self._check_cluster_order(prediction.predicted, batch["pseudo_labels"][output.time_mask])
         masked = self.trainer.strategy.reduce(prediction.masked.float(), reduce_op="sum").clamp(min=1)
         loss = prediction.loss * self.trainer.world_size / masked
         self.log("train_loss", loss, prog_bar=True)
         self.log("train_accuracy", prediction.correct / prediction.masked.clamp(min=1))
         penalty = output.feature_penalty
-        # A frozen front end's penalty is a constant.
+        # a frozen front end's penalty is a constant
         if penalty is not None and penalty.requires_grad:
             loss = loss + self.hparams["feature_penalty"] * penalty
             self.log("feature_penalty", penalty)
@@ -218,9 +181,9 @@ class PAPT(PersonalizedModule):
     @override
     def validation_step(self, batch: PretrainBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Predict under masks that depend on the batch alone, so that epochs and models are compared on the same."""
-        mask_seed = int(batch["indices"][0])
-        prediction, _ = self._predict(batch, mask_seed)
-        cast("MaskedPredictionMetric", self.metrics[dataloader_idx]).update(prediction, mask_seed)
+        first = int(batch["indices"][0])
+        prediction, _ = self._predict(batch, mask_seed=first)
+        cast("MaskedPredictionMetric", self.metrics[dataloader_idx]).update(prediction, key=first)
 
     @override
     def on_validation_epoch_end(self) -> None:
@@ -235,25 +198,18 @@ class PAPT(PersonalizedModule):
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam (0.9, 0.98) as in fairseq, with linear warm-up and linear decay to 0."""
-        # the command line saves no argument that a subclass fixes
-        rate, fresh_head = self.hparams["learning_rate"], self.hparams.get("released_head") is None
-        head_rate = self.hparams.get("head_learning_rate") or (1e-3 if fresh_head else rate)
-        speaker_rate = self.hparams.get("speaker_learning_rate", rate)
-        parts = {
+        rate, speaker_rate = self.hparams["learning_rate"], self.hparams["speaker_learning_rate"]
+        head_rate = self.hparams["head_learning_rate"] or (1e-3 if self.hparams["released_head"] is None else rate)
+        parts: dict[str, tuple[Any, float]] = {
             "encoder": (self.personalized.encoder, rate),
             "head": (self.head, head_rate),
             "speakers": (self.personalized.speakers, speaker_rate),
             "fusion": (self.personalized.fusion, speaker_rate),
         }
-        groups = [
-            {"name": name, "params": weights, "lr": rate}
-            for name, (part, rate) in parts.items()
-            if (weights := [weight for weight in cast("torch.nn.Module", part).parameters() if weight.requires_grad])
-        ]
-        return self.adamw(
-            groups,
-            self.hparams["warmup_share"],
-            betas=(0.9, 0.98),
-            eps=1e-6,
-            weight_decay=self.hparams.get("weight_decay", 0.0),
-        )
+        groups = []
+        for name, (part, its_rate) in parts.items():
+            weights = [weight for weight in part.parameters() if weight.requires_grad]
+            if weights:
+                groups.append({"name": name, "params": weights, "lr": its_rate})
+        decay, share = self.hparams["weight_decay"], self.hparams["warmup_share"]
+        return self.adamw(groups, share, betas=(0.9, 0.98), eps=1e-6, weight_decay=decay)

@@ -16,33 +16,11 @@ from torch._utils import _rebuild_parameter, _rebuild_tensor_v2
 
 from ser_personal.errors import UserError
 
-# Whose classes are kept as data and never imported.
-# fmt: off
-INERT_PACKAGES = frozenset({
-    "argparse", "collections", "enum", "examples", "fairseq", "hydra", "numpy", "omegaconf", "pathlib", "sklearn",
-    "torch", "typing",
-})
-INERT_BUILTINS = frozenset({
-    "bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "object", "set", "slice",
-    "str", "tuple",
-})
-# fmt: on
+# whose classes are kept as data and never imported
+_PACKAGES = "argparse collections enum examples fairseq hydra numpy omegaconf pathlib sklearn torch typing"
+_BUILTINS = "bool bytearray bytes complex dict float frozenset int list object set slice str tuple"
+INERT_PACKAGES, INERT_BUILTINS = frozenset(_PACKAGES.split()), frozenset(_BUILTINS.split())
 TORCH_LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-# Errors that damaged or foreign bytes raise when read as a pickle.
-DAMAGE = (
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
 
 
 def read_arrays(path: Path) -> Any:
@@ -51,39 +29,31 @@ def read_arrays(path: Path) -> Any:
         with path.open("rb") as file:
             start = file.read(len(TORCH_LEGACY_START))
             file.seek(0)
-            if start.startswith(b"PK"):
-                return _read_torch_zip(path)
-            if start == TORCH_LEGACY_START:
-                return _torch_load(path, mmap=False)
-            return RestrictedUnpickler(file).load()
+            if not start.startswith((b"PK", TORCH_LEGACY_START)):
+                return RestrictedUnpickler(file).load()
+        return _torch_load(path, zipped=start.startswith(b"PK"))
     except FileNotFoundError as error:
         raise UserError("no such file", where=path, remedy="Give a released checkpoint or codebook") from error
     except UserError as error:
         # a file within torch's archive has no name
         raise UserError(error.what, where=path, remedy=error.remedy) from error
-    except DAMAGE as error:
+    except Exception as error:
         what = f"can't be read as a torch checkpoint or a joblib dump ({type(error).__name__}: {error})"
-        raise UserError(
-            what, where=path, remedy="Download it again; a compressed dump must be unpacked first"
-        ) from error
+        remedy = "Download it again; a compressed dump must be unpacked first"
+        raise UserError(what, where=path, remedy=remedy) from error
 
 
-def _read_torch_zip(path: Path) -> Any:
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
-    if any(name.endswith("/constants.pkl") for name in names):
-        raise UserError("is a TorchScript program", where=path, remedy="Give the checkpoint that it was made from")
-    return _torch_load(path, mmap=True)
-
-
-def _torch_load(path: Path, *, mmap: bool) -> Any:
+def _torch_load(path: Path, *, zipped: bool) -> Any:
+    # torch would run a TorchScript program without our unpickler
+    if zipped and any(name.endswith("/constants.pkl") for name in zipfile.ZipFile(path).namelist()):
+        raise pickle.UnpicklingError("a TorchScript program")
     ours = SimpleNamespace(
         __name__="restricted",
         Unpickler=RestrictedUnpickler,
         load=lambda file, **options: RestrictedUnpickler(file, **options).load(),
     )
     # weights_only would refuse the configurations in these files; our unpickler makes them inert instead.
-    return torch.load(path, "cpu", pickle_module=ours, weights_only=False, mmap=mmap)
+    return torch.load(path, "cpu", pickle_module=ours, weights_only=False, mmap=zipped)
 
 
 class Inert:

@@ -15,7 +15,7 @@ from typing_extensions import override
 from ser_personal.encoder.base import real_frames, weights_fingerprint
 from ser_personal.encoder.raw import MFCCFrontEnd
 from ser_personal.errors import UserError
-from ser_personal.training.interruption import trainer_for_tasks
+from ser_personal.training.interruption import refuse_other_tasks
 from ser_personal.types import EncoderOutput
 
 if TYPE_CHECKING:
@@ -119,36 +119,29 @@ def run_over(
     batches: Callable[[Trainer], list[list[int]]],
     teacher: nn.Module,
     take: Callable[[dict[int, Tensor]], None],
-    title: str,
     **devices: Any,
 ) -> Trainer:
-    """Run a teacher over audio, by Lightning.
+    """Run a teacher over audio, by Lightning with its arguments `accelerator`, `devices` and so on.
 
-    Args:
-        data: which audio.
-        batches: given the trainer, all batches of utterances, the same on every process, which takes its share of them.
-        teacher: makes frames of waveforms.
-        take: uses the real frames (frames, dim) of a batch's utterances, by their positions in `data.utterances`.
-        title: of the progress bar.
-        devices: Lightning's arguments `accelerator`, `devices` and so on.
+    `batches` gives all batches, the same on every process, which takes its share of them; `take` uses the real frames
+    (frames, dim) of a batch's utterances, by their positions in `data.utterances`.
     """
     try:
-        trainer = trainer_for_tasks(
-            lambda: Trainer(
-                callbacks=[_Progress(title)],
-                logger=False,
-                enable_checkpointing=False,
-                enable_model_summary=False,
-                use_distributed_sampler=False,
-                **devices,
-            )
+        trainer = Trainer(
+            callbacks=[RichProgressBar()],
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            **devices,
         )
-    except (MisconfigurationException, ValueError, ModuleNotFoundError) as error:
+    except (MisconfigurationException, ValueError, RuntimeError, ModuleNotFoundError) as error:
         raise UserError(
             str(error).rstrip(".!"),
             where=", ".join(f"{name} {value}" for name, value in devices.items()),
             remedy="Leave them out for one device of this machine, at full precision",
         ) from error
+    refuse_other_tasks(trainer)
     trainer.predict(_Pass(data, batches, teacher, take), return_predictions=False)
     return trainer
 
@@ -185,14 +178,3 @@ class _Pass(LightningModule):
                 )
         self.take(frames_of)
         return batch["indices"]
-
-
-class _Progress(RichProgressBar):
-    def __init__(self, title: str) -> None:
-        super().__init__()
-        self._title = title
-
-    @property
-    @override
-    def predict_description(self) -> str:
-        return self._title

@@ -8,7 +8,6 @@ import os
 import shlex
 import sys
 import warnings
-from functools import partial
 from pathlib import Path
 from time import perf_counter
 from traceback import walk_tb
@@ -50,7 +49,7 @@ from ser_personal.finetune.classification import EmotionClassification
 from ser_personal.finetune.module import EmotionFineTuning
 from ser_personal.stages.trained_model import REMEDY, TrainedModel, leaves, with_trained_model
 from ser_personal.training.checkpoints import AtomicCheckpoints, ExactResumption, Interrupted, StageCheckpoint
-from ser_personal.training.interruption import FiniteLoss, Interruption, KnownMonitors, trainer_for_tasks
+from ser_personal.training.interruption import FiniteLoss, Interruption, refuse_other_tasks
 
 RESTORING = "lightning.pytorch.trainer.connectors.checkpoint_connector"
 # `--ckpt_path last`: the newest checkpoint of the stage, or a new training run where there is none
@@ -225,7 +224,8 @@ class StageCLI(LightningCLI):
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        trainer = trainer_for_tasks(partial(super().instantiate_trainer, **kwargs))
+        trainer = super().instantiate_trainer(**kwargs)
+        refuse_other_tasks(trainer)
         if trainer.precision in {"bf16-true", "16-true"}:
             raise UserError(
                 "weights in half precision lose the steps of training, and some features can't be computed in it",
@@ -357,7 +357,7 @@ def run(arguments: list[str]) -> StageCLI:
                 "use_distributed_sampler": False,
                 "enable_model_summary": VERBOSE in arguments,
                 "enable_progress_bar": sys.stdout.isatty(),
-                "callbacks": [ExactResumption(), Interruption(), FiniteLoss(), KnownMonitors(), EpochLines()],
+                "callbacks": [ExactResumption(), Interruption(), FiniteLoss(), EpochLines()],
             },
             save_config_callback=RunConfig,
             save_config_kwargs={"save_to_log_dir": False},

@@ -1,12 +1,10 @@
 """What a stage leaves for the next one, papt.ckpt or finetune.ckpt, and what makes resuming training exact.
 
-How resumed training finds its position inside an epoch is in data/resumable_loader.py: which batches the epoch has
-(`BucketBatchSampler.plan`), and which come next (`SpeechLoader.state_dict`).
+Its position inside an epoch is in data/resumable_loader.py.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from math import inf, isfinite
@@ -17,7 +15,7 @@ import numpy as np
 import torch
 from jsonargparse.typing import PositiveInt
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.callbacks import Callback, EarlyStopping, GradientAccumulationScheduler, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
@@ -45,7 +43,7 @@ def resumable(trainer: Trainer) -> bool:
     """Whether training can be resumed exactly from a checkpoint at the end of this batch.
 
     Not while gradients accumulate, which checkpoints don't hold, and not before a validation, which Lightning leaves
-    out on resuming; after that one there is a checkpoint anyway. Unknown where validation is scheduled by time.
+    out on resuming. Unknown where validation is scheduled by time.
     """
     progress = trainer.fit_loop.epoch_loop.batch_progress
     batches = progress.total.ready if trainer.check_val_every_n_epoch is None else progress.current.ready
@@ -65,9 +63,6 @@ class StageCheckpoint(ModelCheckpoint):
         monitor: the logged value that chooses the best model.
         mode: whether less or more of it is better.
         every_n_steps: also save NAME-last.ckpt after so many steps; None saves it only at the end of epochs.
-
-    Raises:
-        UserError: at the start of training, the folder holds the model of an earlier run that isn't resumed.
     """
 
     # `ser fit --replace`
@@ -122,8 +117,8 @@ class StageCheckpoint(ModelCheckpoint):
         if not self._fits:
             return
         best = self._here(state_dict["best_model_path"])
-        if best and state_dict["dirpath"] != self.dirpath and not self._is_best(best, state_dict["best_model_score"]):
-            rank_zero_info(f"{best} isn't the best model so far: the best one is chosen from here on")
+        if best and not Path(best).is_file():
+            rank_zero_info(f"{best} isn't here any more: the best model is chosen from here on")
             return
         # the folder may have been moved since
         paths = {name: self._here(state_dict[name]) for name in state_dict if name.endswith("_path")}
@@ -132,10 +127,6 @@ class StageCheckpoint(ModelCheckpoint):
 
     def _here(self, path: str) -> str:
         return str(Path(str(self.dirpath)) / Path(path).name) if path else ""
-
-    def _is_best(self, path: str, score: Tensor) -> bool:
-        scores = Path(path).with_suffix(SCORES)
-        return scores.is_file() and json.loads(scores.read_text()).get(self.monitor) == float(score)
 
     def is_current(self, trainer: Trainer) -> bool:
         """Whether the newest checkpoint is of the current step."""
@@ -180,11 +171,6 @@ def _steps(trainer: Trainer) -> dict[str, float]:
     }
 
 
-def _accumulation_schedules(trainer: Trainer) -> list[GradientAccumulationScheduler]:
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    return [callback for callback in callbacks if isinstance(callback, GradientAccumulationScheduler)]
-
-
 def _settings(trainer: Trainer) -> list[dict[str, Any]]:
     """Learning rate, weight decay and so on of each parameter group, where no schedule changes them."""
     settings = []
@@ -198,8 +184,7 @@ def _settings(trainer: Trainer) -> list[dict[str, Any]]:
 class AtomicCheckpoints(TorchCheckpointIO):
     """Writes each checkpoint to a temporary file next to it, flushes that to the disk, and renames it.
 
-    Lightning writes to the system's temporary folder and moves from there: where that is another disk, a kill while it
-    copies leaves half a checkpoint instead of the good one; and a crash of the machine may leave an empty one.
+    Lightning moves it from the system's temporary folder: a kill on the way may leave half of one.
     """
 
     @override
@@ -212,14 +197,10 @@ class AtomicCheckpoints(TorchCheckpointIO):
 
 
 class ExactResumption(Callback):
-    """Restores the loader's position, and makes the randomness of a step a function of the step (ours).
+    """Restores the loader's position, refuses other settings, and makes a step's randomness a function of it (ours).
 
     Every step is seeded by `--seed_everything`, the epoch, the batch and the rank: Lightning's checkpoints hold no
     state of random generators. Without that flag nothing is seeded.
-
-    Raises:
-        UserError: resumed training would have other steps: other batches, devices or learning rates. The datamodule
-            refuses another training set.
     """
 
     def __init__(self) -> None:
@@ -268,27 +249,16 @@ class ExactResumption(Callback):
                 trainer.should_stop = True
 
     def _refuse_other_steps(self, trainer: Trainer) -> None:
-        asked, began = _steps(trainer), dict(self._began)
-        if _accumulation_schedules(trainer):
-            began.pop("accumulate_grad_batches", None)
-        differing: list[tuple[str, Any, Any]] = [
-            (name, began[name], asked[name]) for name in began if began[name] != asked[name]
-        ]
-        for old, new in zip(_settings(trainer), self._settings, strict=True):
-            differing += [(name, old[name], new[name]) for name in sorted(new.keys() & old) if old[name] != new[name]]
-        if differing:
-            name, old, new = differing[0]
-            raise UserError(
-                f"began with {name} {old}, this run has {new}",
-                where=trainer.ckpt_path,
-                remedy="Resume with its own settings, or start a new training run",
-            )
+        pairs = [(self._began, _steps(trainer)), *zip(_settings(trainer), self._settings, strict=True)]
+        for began, asked in pairs:
+            for name in sorted(asked.keys() & began):
+                if began[name] != asked[name]:
+                    what = f"began with {name} {began[name]}, this run has {asked[name]}"
+                    remedy = "Resume with its own settings, or start a new training run"
+                    raise UserError(what, where=trainer.ckpt_path, remedy=remedy)
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
-        for schedule in _accumulation_schedules(trainer):
-            # Lightning calls it at the start of an epoch only, and training may resume in the middle of one
-            trainer.accumulate_grad_batches = schedule.get_accumulate_grad_batches(trainer.current_epoch)
         seed = os.environ.get("PL_GLOBAL_SEED")
         if seed is not None:
             step = [int(seed), trainer.current_epoch, batch_idx, trainer.global_rank]

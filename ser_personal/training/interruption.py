@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from math import isfinite
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 from typing_extensions import override
 
 from ser_personal.errors import UserError
@@ -27,12 +26,6 @@ if TYPE_CHECKING:
     from ser_personal.types import SpeechBatch
 
 NOTICE = b"\nser: stopping after this step, or after the validation that runs; a second signal stops at once\n"
-# utterances that an error names
-MOST_NAMED = 8
-SLURM_REMEDY = (
-    "Ask SLURM for --nodes and --ntasks-per-node, not --ntasks, and the command for as many nodes and devices; "
-    "with SLURM_JOB_NAME=interactive one process starts, whatever the tasks"
-)
 
 
 class Interruption(Callback):
@@ -114,55 +107,19 @@ class FiniteLoss(Callback):
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # the first time that anything waits for the loss
         if self._is_bad:
+            data = cast("SpeechDataModule[SpeechBatch]", trainer.datamodule)  # type: ignore[attr-defined]
+            ids = [data.utterances[index].utterance_id for index in self._indices.tolist()]
             raise UserError(
-                f"the loss {self._describe(trainer)}",
+                f"the loss of a device is NaN or infinite, that of this one {self._loss.item()} for {', '.join(ids)}",
                 where=f"step {trainer.global_step}",
                 remedy="Listen to these recordings, or lower --model.learning_rate",
             )
 
-    def _describe(self, trainer: Trainer) -> str:
-        value = self._loss.item()
-        if isfinite(value):
-            return "of another device is NaN or infinite"
-        data = cast("SpeechDataModule[SpeechBatch]", trainer.datamodule)  # type: ignore[attr-defined]
-        ids = [data.utterances[index].utterance_id for index in self._indices.tolist()]
-        more = f" and {len(ids) - MOST_NAMED} more" if len(ids) > MOST_NAMED else ""
-        return f"is {value} for {', '.join(ids[:MOST_NAMED])}{more}"
 
-
-class KnownMonitors(Callback):
-    """Refuses, before the first step, callbacks that monitor a validation score that isn't logged (ours)."""
-
-    @override
-    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        logged = sorted(name for name in trainer.callback_metrics if name.startswith("val"))
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            monitor = getattr(callback, "monitor", None)
-            waits = isinstance(callback, ModelCheckpoint) or (isinstance(callback, EarlyStopping) and callback.strict)
-            # Lightning offers every ModelCheckpoint the step and the epoch
-            always = {"step", "epoch"} if isinstance(callback, ModelCheckpoint) else set()
-            if waits and monitor not in {None, *logged, *always} and not str(monitor).startswith("train"):
-                raise UserError(
-                    f"the validation logs no {monitor}",
-                    where=f"--trainer.callbacks {type(callback).__name__}",
-                    remedy=f"Give as its monitor one of {', '.join(logged)}",
-                )
-
-
-def trainer_for_tasks(make: Callable[[], Trainer]) -> Trainer:
-    """Make a trainer; under SLURM, refuse another number of tasks than devices.
-
-    Were there more tasks, each would do the whole work and write the same files; were there fewer, they would wait for
-    others that never come. Lightning notices only some of these cases.
-    """
-    try:
-        trainer = make()
-    except (RuntimeError, ValueError) as error:
-        if "SLURM" not in str(error):
-            raise
-        raise UserError(str(error).partition(". HINT")[0], where="SLURM", remedy=SLURM_REMEDY) from error
+def refuse_other_tasks(trainer: Trainer) -> None:
+    """Under SLURM, refuse fewer tasks than devices, which would wait for others that never come, or more."""
     tasks, devices = os.environ.get("SLURM_NTASKS"), trainer.num_devices * trainer.num_nodes
     is_interactive = SLURMEnvironment.job_name() in {"bash", "interactive"}
     if tasks is not None and not is_interactive and int(tasks) != devices:
-        raise UserError(f"tasks: {tasks}, devices: {devices}", where="SLURM", remedy=SLURM_REMEDY)
-    return trainer
+        remedy = "Ask SLURM for --nodes and --ntasks-per-node, not --ntasks, and the command for as many"
+        raise UserError(f"tasks: {tasks}, devices: {devices}", where="SLURM", remedy=remedy)

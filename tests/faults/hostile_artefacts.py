@@ -88,9 +88,9 @@ OF_BANK = [
 ]
 OF_CODEBOOK = [
     ("no codebook", "codebook.safetensors: not a codebook"),
-    ("a codebook of NaN", "damaged codebook", codebook(ONES * np.nan)),
-    ("a codebook of another hash", "damaged codebook", codebook(ONES, hash="0")),
-    ("a codebook of the future", "codebook of format 9; this version reads format 2", codebook(ONES, format_version=9)),
+    ("a codebook of NaN", "not a codebook .damaged", codebook(ONES * np.nan)),
+    ("a codebook of another hash", "not a codebook .damaged", codebook(ONES, hash="0")),
+    ("a codebook of the future", "not a codebook .of format 9, this version reads 2", codebook(ONES, format_version=9)),
     ("a codebook of another width", "4 clusters of 3 dimensions for frames of 39", codebook(ONES[:, :3])),
 ]
 OF_LABELS = [

@@ -87,22 +87,14 @@ def test_without_any_label_nothing_is_defined():
     assert scores["utterances"] == 0
 
 
-def test_labels_that_are_all_alike_choose_no_model():
-    rows = Concordance()
-    rows.labels[:, 1] = 4
-    rows.metric.update(rows.batch(list(range(60))))
-    scores = rows.metric.compute()
-    assert math.isnan(scores["valence_overall_ccc"])
+@pytest.mark.parametrize(("scores", "mean"), [((0.2, 0.6), 0.4), ((0.2, math.nan), 0.2), ((math.nan,) * 2, math.nan)])
+def test_the_mean_of_the_defined_ccc_chooses_the_model(scores, mean):
     logged = {}
     module = EmotionFineTuning(ATTRIBUTES)
     module.log_dict = lambda values, **_: logged.update(values)
     module.log = lambda name, value, **_: logged.update({name: value})
-    module.log_scores("val", scores)
-    assert logged["val_ccc"] == scores["arousal_overall_ccc"]
-    module.log_scores("val", dict.fromkeys(scores, math.nan))
-    assert math.isnan(logged["val_ccc"])
-    module.log_scores("val", {"arousal_overall_ccc": 0.2, "valence_overall_ccc": 0.6})
-    assert logged["val_ccc"] == pytest.approx(0.4)
+    module.log_scores("val", {f"{name}_overall_ccc": value for name, value in zip(ATTRIBUTES, scores, strict=True)})
+    assert logged["val_ccc"] == pytest.approx(mean, nan_ok=True)
 
 
 def test_speaker_keys_are_pinned_and_none_has_its_own():

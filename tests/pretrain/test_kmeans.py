@@ -10,14 +10,12 @@ import torchaudio
 from command_line import configs, ser
 from garbage import refused
 from killing import contents, on_two, output
-from scipy.stats import entropy
 
 from ser_personal import MSPPodcast
 from ser_personal.audio import num_frames
 from ser_personal.data.frame_store import PseudoLabels
 from ser_personal.encoder.hubert import TinyEncoder
 from ser_personal.encoder.raw import MFCCFrontEnd
-from ser_personal.errors import UserError
 from ser_personal.pretrain.codebook import Codebook
 from ser_personal.pretrain.kmeans import PseudoLabelData, kmeans
 from ser_personal.pretrain.teachers import EncoderTeacher, MFCCTeacher
@@ -56,8 +54,7 @@ def test_every_frame_gets_its_nearest_centroid_of_the_training_set(make, data, m
         distances = [((frames - torch.from_numpy(centroid)) ** 2).sum(1) for centroid in codebook.centroids]
         assert labels[utterance.utterance_id].tolist() == torch.stack(distances).argmin(0).tolist()
     counts = np.bincount(np.concatenate([labels[utterance.utterance_id] for utterance in data.utterances]))
-    used = f"{counts.sum():,} frames, {(counts > 0).sum()} clusters used, entropy {entropy(counts, base=2):.2f} of 2.58"
-    assert f"K = 6, {used} bits" in capsys.readouterr().out
+    assert f"K = 6, {counts.sum():,} frames, {(counts > 0).sum()} clusters used" in capsys.readouterr().out
 
 
 def test_the_same_settings_give_the_same_bytes_another_seed_others_and_batches_no_other_codebook(make, data):
@@ -84,8 +81,7 @@ def test_labels_of_audio_that_has_changed_are_not_kept(make, synthetic_corpus, t
 
 def test_other_settings_in_an_existing_folder_are_named(make, synthetic_corpus):
     make()
-    line = r"labels: was made with other settings \(num_clusters 6, now 4; seed 0, now 3\)"
-    refused(line, make, num_clusters=4, seed=3)
+    refused(r"was made with other settings \(num_clusters 6, now 4; seed 0, now 3\)", make, num_clusters=4, seed=3)
     fewer = PseudoLabelData(str(synthetic_corpus), splits=["train"])
     refused(r"\(data 72 utterances, \w+, now 48 utterances, \w+\)", make, data=fewer)
 
@@ -98,9 +94,10 @@ def test_an_external_codebook_is_used_as_it_is(make, tmp_path):
     assert PseudoLabels.load(folder).num_clusters == 3
 
 
-def test_impossible_settings_are_refused(make):
-    line = "accelerator quantum, .*, precision 32-true: You selected an invalid accelerator"
-    refused(line, make, accelerator="quantum")
+def test_impossible_settings_are_refused(make, synthetic_corpus):
+    refused("accelerator quantum, .*: You selected an invalid accelerator", make, accelerator="quantum")
+    unfitted = PseudoLabelData(str(synthetic_corpus), splits=["validation"])
+    refused("6 clusters for 0 sampled frames", make, data=unfitted)
 
 
 def test_frames_that_are_not_finite_are_refused(make, monkeypatch, tmp_path):
@@ -119,12 +116,10 @@ def test_splits_in_any_spelling_and_wrong_ones_and_empty_audio(synthetic_corpus,
     data = PseudoLabelData(cut, splits=["train", "validation", "test1_adaptation"])
     assert len(data.pseudo_label_indices) > 54
     assert {data.utterances[index].split for index in data.fit_indices} == {"train"}
-    with pytest.raises(UserError, match=r"data\.fit_splits: no audio to fit the codebook on"):
-        _ = PseudoLabelData(str(synthetic_corpus), splits=["validation"]).fit_indices
     soundfile.write(tmp_path / "short.wav", np.zeros(399), 16_000)
     (tmp_path / "corpus.csv").write_text("path,speaker,split\nshort.wav,a,train\n")
-    with pytest.raises(UserError, match=r"short\.wav: audio is shorter than 400 samples, the first of 1"):
-        _ = PseudoLabelData(str(tmp_path / "corpus.csv")).pseudo_label_indices
+    empty = PseudoLabelData(str(tmp_path / "corpus.csv"))
+    refused(r"short\.wav: audio is shorter than 400 samples", lambda: empty.pseudo_label_indices)
 
 
 def test_an_encoder_layer_teaches(make):
@@ -137,8 +132,7 @@ def test_an_encoder_layer_teaches(make):
     other = EncoderTeacher(encoder, teacher_layer=2)
     refused("teacher_layer 1, now 2", make, teacher=other)
     fitted = str(folder / "codebook.safetensors")
-    line = r"fitted on another teacher's frames \(teacher_layer 1, now 2\)"
-    refused(line, make, "other", teacher=other, codebook=fitted)
+    refused(r"other settings \(teacher_layer 1, now 2\)", make, "other", teacher=other, codebook=fitted)
     teacher = EncoderTeacher(encoder, teacher_layer=1)
     same = PseudoLabels.load(make("same", teacher=teacher, codebook=fitted))
     assert same.source.codebook_hash == PseudoLabels.load(folder).source.codebook_hash

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import EarlyStopping, GradientAccumulationScheduler
+from lightning.pytorch.callbacks import EarlyStopping
 from torch.utils.data import DataLoader
 
 from ser_personal.data.resumable_loader import ExampleKey, GivenBatches, SpeechLoader
@@ -247,15 +247,6 @@ def test_a_fit_without_patience_that_got_better_is_trained_on(tmp_path):
     before = fit(tmp_path, {}, EarlyStopping("val_loss", patience=0))
     longer, checkpoint = {"max_epochs": EPOCHS + 1}, tmp_path / "walk-last.ckpt"
     assert fit(tmp_path, longer, EarlyStopping("val_loss", patience=0), checkpoint=checkpoint) != before
-
-
-def test_a_fit_that_accumulates_by_a_schedule_is_resumed_in_a_later_epoch(tmp_path):
-    schedule = {0: 1, 1: 3}
-    whole = fit(tmp_path / "whole", {}, GradientAccumulationScheduler(schedule))
-    with pytest.raises(Interrupted):
-        fit(tmp_path, {}, StopsAt(BATCHES + 2), GradientAccumulationScheduler(schedule))
-    newest = tmp_path / "walk-last.ckpt"
-    assert fit(tmp_path, {}, GradientAccumulationScheduler(schedule), checkpoint=newest) == whole
 
 
 def test_a_longer_fit_goes_on_by_its_own_schedule(tmp_path):
