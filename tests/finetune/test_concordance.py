@@ -27,12 +27,9 @@ def test_agrees_with_a_slow_loop_and_audmetric():
     predictions, labels = rng.normal(4, 1, (40, 3)), rng.normal(4, 1, (40, 3))
     ours = ccc(torch.from_numpy(predictions), torch.from_numpy(labels))
     assert ours.shape == (3,)
-    for column in range(3):
-        x, y = predictions[:, column], labels[:, column]
-        assert ours[column].item() == pytest.approx(slow_ccc(x, y, np.ones(40)), abs=1e-12)
-        assert ours[column].item() == pytest.approx(audmetric.concordance_cc(y, x), abs=1e-12)
-        for given_x, given_y in ((torch.from_numpy(x), torch.from_numpy(y)), (x, y)):
-            assert ccc(given_x, given_y).item() == pytest.approx(ours[column].item(), abs=1e-15)
+    for found, x, y in zip(ours, predictions.T, labels.T, strict=True):
+        for expected in (slow_ccc(x, y, np.ones(40)), audmetric.concordance_cc(y, x), ccc(x, y).item()):
+            assert found.item() == pytest.approx(expected, abs=1e-12)
     assert ccc([1.0, 2.0], [1.0, 2.0]).item() == 1
 
 
@@ -58,12 +55,6 @@ def test_undefined_is_nan_and_constant_predictions_score_zero():
     assert ccc(torch.empty(0, 2), torch.empty(0, 2)).isnan().tolist() == [True, True]
     assert ccc(constant, torch.arange(7.0)).item() == 0
     assert ccc(torch.tensor([3.0]), torch.tensor([4.0])).item() == 0
-
-
-def test_gradient_agrees_with_finite_differences():
-    predictions = torch.tensor([[1.0, 2.0], [3.0, 5.0], [2.0, 1.0]], dtype=torch.float64, requires_grad=True)
-    labels = torch.tensor([[2.0, 3.0], [4.0, NAN], [4.0, 1.0]], dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda p: ccc_loss(p, labels), predictions)
 
 
 @pytest.mark.parametrize("shapes", [((4, 1), (4,)), ((4,), (5,)), ((4, 2, 1), (4, 2, 1)), ((), ())])

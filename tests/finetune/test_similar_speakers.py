@@ -10,7 +10,6 @@ from tiny_models import emotion_data
 
 from ser_personal.finetune.similar_speakers import (
     SimilarSpeakers,
-    acoustics_by_speaker,
     fit_mixture,
     kl_divergence,
     most_similar,
@@ -55,10 +54,8 @@ def test_kl_of_mixtures_is_near_monte_carlos():
 def test_a_speaker_of_few_utterances_has_one_component():
     rows = np.random.default_rng(0).normal(size=(9, 3))
     fitted = fit_mixture(rows, 4)
-    assert len(fitted.weights_) == 1
-    np.testing.assert_allclose(fitted.means_[0], rows.mean(0))
-    np.testing.assert_allclose(fitted.covariances_[0], rows.var(0) + 0.05)
-    assert len(fit_mixture(np.repeat(rows, 3, axis=0), 4).weights_) == 4
+    np.testing.assert_allclose(fitted.means_, rows.mean(0)[None])
+    np.testing.assert_allclose(fitted.covariances_, rows.var(0)[None] + 0.05)
     np.testing.assert_allclose(fit_mixture(rows[:1], 4).covariances_, 0.05)
 
 
@@ -100,10 +97,6 @@ def test_no_label_is_read_and_somebody_is_needed_to_choose_for(synthetic_corpus,
     some = of_both[0].utterances[:6]
     nobody = [replace(utterance, speaker_id=None) for utterance in some]
     refused("no test utterance has a known speaker", selection.choose, some, nobody)
-    # spread over a speaker's utterances
-    two, every = (acoustics_by_speaker(some, count) for count in (2, 99))
-    for speaker_id, features in every.items():
-        np.testing.assert_array_equal(two[speaker_id], features[[0, len(features) // 2]])
 
 
 def test_the_command_line_adapts_a_fine_tuned_model_alone(synthetic_corpus, finetuned_checkpoint, tmp_path, capsys):
@@ -118,8 +111,6 @@ def test_the_command_line_adapts_a_fine_tuned_model_alone(synthetic_corpus, fine
     cli = stage("fit", *adapted, *options)
     selected = cli.datamodule.selected_speakers.weights
     batch = next(iter(cli.datamodule.train_dataloader()))
-    ratios = [
-        weight / selected[id_] for weight, id_ in zip(batch["weights"].tolist(), batch["speaker_ids"], strict=True)
-    ]
-    assert ratios == pytest.approx([ratios[0]] * len(ratios))
+    ratios = np.array(batch["weights"]) / [selected[id_] for id_ in batch["speaker_ids"]]
+    assert ratios == pytest.approx(ratios[0])
     assert (tmp_path / "adapted.ckpt").exists()

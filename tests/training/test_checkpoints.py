@@ -243,12 +243,6 @@ def test_a_fit_that_stopped_early_is_not_trained_on_unless_patience_grows(tmp_pa
     assert resumed(patience=9) != stopped
 
 
-def test_a_fit_without_patience_that_got_better_is_trained_on(tmp_path):
-    before = fit(tmp_path, {}, EarlyStopping("val_loss", patience=0))
-    longer, checkpoint = {"max_epochs": EPOCHS + 1}, tmp_path / "walk-last.ckpt"
-    assert fit(tmp_path, longer, EarlyStopping("val_loss", patience=0), checkpoint=checkpoint) != before
-
-
 def test_a_longer_fit_goes_on_by_its_own_schedule(tmp_path):
     fit(tmp_path, {})
     module = Walk()
@@ -262,10 +256,3 @@ def test_the_former_signal_handlers_are_put_back(tmp_path):
     before = [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)]
     fit(tmp_path, {})
     assert [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)] == before
-
-
-def test_without_a_seed_nothing_is_seeded(monkeypatch):
-    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
-    before = torch.get_rng_state()
-    ExactResumption().on_train_batch_start(Trainer(logger=False, accelerator="cpu"), Walk(), None, 0)
-    assert torch.equal(torch.get_rng_state(), before)
