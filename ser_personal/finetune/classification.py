@@ -84,7 +84,7 @@ class EmotionClassification(FineTuning):
 
     @override
     def predict_step(self, batch: EmotionBatch, batch_idx: int) -> PredictionBatch:
-        result = super().predict_step(batch, batch_idx)
+        result: PredictionBatch = self(batch)
         result["predictions"] = result["predictions"].float().softmax(1)
         return result
 

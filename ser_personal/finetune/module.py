@@ -265,19 +265,14 @@ class FineTuning(PersonalizedModule):
 
     @override
     def validation_step(self, batch: EmotionBatch, batch_idx: int) -> PredictionBatch:
-        result = self.predict_step(batch, batch_idx)
+        result: PredictionBatch = self.predict_step(batch, batch_idx)
         self.validation_metric.update(result)
         return result
 
     @override
     def test_step(self, batch: EmotionBatch, batch_idx: int) -> PredictionBatch:
-        result = self.predict_step(batch, batch_idx)
+        result: PredictionBatch = self.predict_step(batch, batch_idx)
         self.test_metric.update(result)
-        return result
-
-    @override
-    def predict_step(self, batch: EmotionBatch, batch_idx: int) -> PredictionBatch:
-        result: PredictionBatch = self(batch)
         return result
 
     @override
@@ -325,11 +320,8 @@ def _refuse_contradictions(
             remedy="Give --model.fusion last, or --model.interpreter TransformerInterpreter",
         )
     if papt_checkpoint is not None and isinstance(encoder, CachedFeatures):
-        raise UserError(
-            "brings an encoder, and CachedFeatures need none",
-            where=f"--model.papt_checkpoint {papt_checkpoint}",
-            remedy=f"Leave it out, and give --data.cache what `ser cache --checkpoint {papt_checkpoint}` wrote",
-        )
+        what, remedy = "brings an encoder, and CachedFeatures need none", "Give it to `ser cache --checkpoint` instead"
+        raise UserError(what, where=f"--model.papt_checkpoint {papt_checkpoint}", remedy=remedy)
 
 
 class EmotionFineTuning(FineTuning):
