@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from garbage import refused
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping
 from torch.utils.data import DataLoader
 
 from ser_personal.data.resumable_loader import ExampleKey, GivenBatches, SpeechLoader
-from ser_personal.errors import UserError
 from ser_personal.training.checkpoints import AtomicCheckpoints, ExactResumption, Interrupted, StageCheckpoint
 from ser_personal.training.interruption import Interruption
 
@@ -69,8 +69,7 @@ def test_an_earlier_fit_is_replaced_where_that_is_asked_for_alone(tmp_path, monk
     (tmp_path / "papt-last.ckpt").rename(tmp_path / "elsewhere.ckpt")
     run(tmp_path, epochs=1, fast_dev_run=True)
     assert not (tmp_path / "papt-last.ckpt").exists()
-    with pytest.raises(UserError, match=r"papt\.ckpt: is of an earlier training run\. Resume .* --replace, or"):
-        run(tmp_path, epochs=1)
+    refused(r"papt\.ckpt: is of an earlier training run\. Resume .* --replace, or", run, tmp_path, epochs=1)
     assert epoch_of(tmp_path / "papt.ckpt") == 2
     monkeypatch.setattr(StageCheckpoint, "replace", True)
     assert run(tmp_path, epochs=1) == ["elsewhere.ckpt", "papt-last.ckpt", "papt.ckpt"]
@@ -142,13 +141,15 @@ class Walk(LightningModule):
 
 
 class StopsAt(Callback):
-    """Sends this process SIGTERM while it takes a step."""
+    """Sends this process SIGTERM while it takes a step, or ends the fit there, and nothing is saved."""
 
-    def __init__(self, batch):
-        self.batch = batch
+    def __init__(self, batch, *, killed=False):
+        self.batch, self.killed = batch, killed
 
     def on_after_backward(self, trainer, pl_module):
         if trainer.fit_loop.total_batch_idx == self.batch:
+            if self.killed:
+                raise KeyboardInterrupt
             os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -194,22 +195,11 @@ def test_a_fit_resumed_after_any_step_is_the_uninterrupted_one(options, tmp_path
         assert seen.seen == validations.seen
 
 
-class Killed(Callback):
-    """Ends the fit at a batch, and nothing is saved."""
-
-    def __init__(self, batch):
-        self.batch = batch
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if trainer.fit_loop.total_batch_idx + 1 == self.batch:
-            raise KeyboardInterrupt
-
-
 @pytest.mark.parametrize("options", [{}, {"max_steps": 2 * BATCHES}, {"max_steps": 2 * BATCHES - 2}], ids=str)
 def test_a_fit_resumed_from_the_end_of_an_epoch_goes_on_with_the_next(options, tmp_path):
     whole, validations = fit(tmp_path / "whole", options, seen := Validations()), Validations()
     with suppress(KeyboardInterrupt, SystemExit):
-        fit(tmp_path, options, Killed(BATCHES + 2), validations)
+        fit(tmp_path, options, StopsAt(BATCHES + 1, killed=True), validations)
     assert fit(tmp_path, options, validations, checkpoint=tmp_path / "walk-last.ckpt") == whole
     assert validations.seen == seen.seen
 
@@ -220,15 +210,13 @@ def test_a_fit_is_not_resumed_with_steps_that_mean_something_else(tmp_path, monk
 
     with pytest.raises(Interrupted):
         fit(tmp_path, {}, StopsAt(8))
-    refused = r"walk-last\.ckpt: began with {}, this run has {}\. Resume with its own settings"
-    with pytest.raises(UserError, match=refused.format("batches per epoch 6", 3)):
-        resume(limit_train_batches=3)
-    with pytest.raises(UserError, match=refused.format("accumulate_grad_batches 1", 2)):
-        resume(accumulate_grad_batches=2)
-    for name, began, now in (("weight_decay", 0.0, 0.5), ("learning_rate", 0.1, 0.2)):
-        monkeypatch.setattr(Walk, name, now)
-        with pytest.raises(UserError, match=refused.format(f"{name} {began}", now)):
-            resume()
+    line = r"walk-last\.ckpt: began with {}, this run has {}\. Resume with its own settings"
+    refused(line.format("batches per epoch 6", 3), resume, limit_train_batches=3)
+    refused(line.format("accumulate_grad_batches 1", 2), resume, accumulate_grad_batches=2)
+    monkeypatch.setattr(Walk, "weight_decay", 0.5)
+    refused(line.format("weight_decay 0.0", 0.5), resume)
+    monkeypatch.setattr(Walk, "learning_rate", 0.2)
+    refused(line.format("learning_rate 0.1", 0.2), resume)
 
 
 def test_a_fit_that_stopped_early_is_not_trained_on_unless_patience_grows(tmp_path, caplog):
@@ -245,11 +233,13 @@ def test_a_fit_that_stopped_early_is_not_trained_on_unless_patience_grows(tmp_pa
 
 def test_a_longer_fit_goes_on_by_its_own_schedule(tmp_path):
     fit(tmp_path, {})
-    module = Walk()
     trainer = Trainer(**QUIET, max_epochs=EPOCHS + 1, default_root_dir=tmp_path, callbacks=[ExactResumption()])
-    trainer.fit(module, numbers(), [0.0], ckpt_path=tmp_path / "walk-last.ckpt")
-    assert trainer.global_step == BATCHES * (EPOCHS + 1)
-    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.1 / (BATCHES * (EPOCHS + 1) + 1))
+    trainer.fit(Walk(), numbers(), [0.0], ckpt_path=tmp_path / "walk-last.ckpt")
+    steps = BATCHES * (EPOCHS + 1)
+    assert (trainer.global_step, trainer.optimizers[0].param_groups[0]["lr"]) == (
+        steps,
+        pytest.approx(0.1 / (steps + 1)),
+    )
 
 
 def test_the_former_signal_handlers_are_put_back(tmp_path):
