@@ -1,8 +1,6 @@
 """Tiny models in the forms in which public emotion models are published; each predicts what its import must."""
 
 import json
-import pickle
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,7 +27,6 @@ SIZES: dict[str, Any] = {
 }
 NAMES = ("arousal", "dominance", "valence")
 NORM = (-0.0002, 0.083)
-CHALLENGE = ("final_ssl.pt", "final_pool.pt", "final_ser.pt")
 ENCODERS = ("wav2vec2.", "ssl_model.", "backbone_model.")
 VOX_CONFIG = {"pretrain_model": "wavlm_large", "hidden_dim": HIDDEN, "finetune_method": "lora", "lora_rank": 2}
 Weights = dict[str, torch.Tensor]
@@ -51,13 +48,15 @@ class Dense(nn.Module):
 
 
 class Odyssey(nn.Module):
-    def __init__(self, outputs: int = len(NAMES)) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.ssl_model = WavLMModel(WavLMConfig(**SIZES))
         self.pool_model = nn.ModuleDict({"sap_linear": nn.Linear(DIM, DIM)})
         self.pool_model.attention = nn.Parameter(2 * torch.randn(DIM, 1))
         layer = nn.Sequential(nn.Linear(2 * DIM, HIDDEN), nn.LayerNorm(HIDDEN), nn.ReLU())
-        self.ser_model = nn.ModuleDict({"fc": nn.ModuleList([layer]), "out": nn.Sequential(nn.Linear(HIDDEN, outputs))})
+        self.ser_model = nn.ModuleDict(
+            {"fc": nn.ModuleList([layer]), "out": nn.Sequential(nn.Linear(HIDDEN, len(NAMES)))}
+        )
 
     def forward(self, waveform: NDArray[np.float32]) -> torch.Tensor:
         scaled = torch.from_numpy((waveform[:192_000] - NORM[0]) / (NORM[1] + 1e-6)).float()[None]
@@ -97,10 +96,10 @@ class Vox(nn.Module):
         return torch.cat([self.get_submodule(f"{name}_layer")(hidden) for name in NAMES])
 
 
-def published(kind: Callable[..., nn.Module], *arguments: int) -> nn.Module:
+def published(kind: Callable[[], nn.Module]) -> nn.Module:
     """The same random model at every call."""
     torch.manual_seed(1)
-    model = kind(*arguments).eval()
+    model = kind().eval()
     for name, weight in model.named_parameters():
         weight.requires_grad = False
         if not name.startswith(ENCODERS):
@@ -108,8 +107,8 @@ def published(kind: Callable[..., nn.Module], *arguments: int) -> nn.Module:
     return model
 
 
-def weights_of(kind: Callable[..., nn.Module], *arguments: int) -> Weights:
-    return published(kind, *arguments).state_dict()
+def weights_of(kind: Callable[[], nn.Module]) -> Weights:
+    return published(kind).state_dict()
 
 
 def outputs_of(kind: Callable[..., nn.Module]) -> Callable[[NDArray[np.float32]], dict[str, float]]:
@@ -162,25 +161,6 @@ def write_odyssey(folder: Path, **options: Any) -> Path:
     return write_model(folder, odyssey_config(), weights_of(Odyssey), **options)
 
 
-def write_challenge(folder: Path, outputs: int = 3) -> Path:
-    """The challenge's own files."""
-    folder.mkdir(parents=True)
-    weights = weights_of(Odyssey, outputs)
-    for part, name in zip(("ssl_model.", "pool_model.", "ser_model."), CHALLENGE, strict=True):
-        own = {layer.removeprefix(part): weight for layer, weight in weights.items() if layer.startswith(part)}
-        torch.save(own, folder / name)
-    (folder / "train_norm_stat.pkl").write_bytes(pickle.dumps(tuple(map(np.float32, NORM))))
-    return folder
-
-
-def write_challenge_zip(folder: Path) -> Path:
-    files = write_challenge(folder)
-    with zipfile.ZipFile(folder.with_suffix(".zip"), "w") as archive:
-        for path in files.iterdir():
-            archive.write(path, f"dim_ser/{path.name}")
-    return folder.with_suffix(".zip")
-
-
 def write_vox(folder: Path, **options: Any) -> Path:
     return write_model(folder, VOX_CONFIG, weights_of(Vox), **options)
 
@@ -188,7 +168,5 @@ def write_vox(folder: Path, **options: Any) -> Path:
 FORMS: dict[str, tuple[Callable[..., Path], Callable[[NDArray[np.float32]], dict[str, float]]]] = {
     "dense": (write_dense, outputs_of(Dense)),
     "odyssey": (write_odyssey, outputs_of(Odyssey)),
-    "challenge": (write_challenge, outputs_of(Odyssey)),
     "vox": (write_vox, outputs_of(Vox)),
-    "zip": (write_challenge_zip, outputs_of(Odyssey)),
 }

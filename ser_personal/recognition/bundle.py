@@ -75,18 +75,6 @@ class Bundle:
     emotions: tuple[str, ...] = ()
 
 
-def check_consistent(bundle: Bundle, where: object) -> None:
-    """Refuse a speaker bank of another model: its attributes or the width of its vectors differ."""
-    bank, dim = bundle.bank, bundle.network.dim
-    if bank is None or (bank.vectors.shape[1] == dim and {*bundle.attributes} <= {*bank.attributes}):
-        return
-    what = (
-        f"the speaker bank is of {', '.join(bank.attributes)} and vectors of {bank.vectors.shape[1]} values, "
-        f"the model of {', '.join(bundle.attributes)} and {dim}"
-    )
-    raise UserError(what, where=where, remedy="Give the one that was made with this model")
-
-
 def read_bundle(folder: Path) -> Bundle:
     """Read a bundle whose files are complete, of this format and of each other."""
     try:
@@ -243,22 +231,21 @@ def download(name: str, files: Sequence[str], revision: str | None, remedy: str)
         raise UserError(what, where=name, remedy=remedy) from error
 
 
-def push(folder: Path, name: str, *, public: bool) -> str:
-    """Put a bundle on the Hugging Face hub, and return its address there; a public repository is no private one."""
+def push(folder: Path, name: str) -> str:
+    """Put a bundle into a private repository of the Hugging Face hub, and return its address there."""
     from huggingface_hub import HfApi
 
     hub = HfApi()
     try:
-        hub.create_repo(name, private=not public, exist_ok=True)
-        if not public and not hub.model_info(name).private:
-            what = f"{name} is a public repository"
-            raise UserError(what, where="--push", remedy="Give the name of a private or new one, or add --public")
+        hub.create_repo(name, private=True, exist_ok=True)
+        if not hub.model_info(name).private:
+            what, remedy = f"{name} is a public repository", "Give the name of a private or new one"
+            raise UserError(what, where="--push", remedy=remedy)
         hub.upload_folder(repo_id=name, folder_path=folder, commit_message="Add the bundle")
     except UserError:
         raise
     except Exception as error:  # its network library differs by version, and so do its errors
         reason = " ".join(str(error).split())[:160].rstrip(".")
-        visibility = "" if public else " --private"
-        remedy = f"`hf auth login`, then `hf upload {name} {folder} .{visibility}`"
+        remedy = f"`hf auth login`, then `hf upload {name} {folder} . --private`"
         raise UserError(f"is written, and {name} isn't on the hub ({reason})", where=folder, remedy=remedy) from error
     return f"{hub.endpoint}/{name}"

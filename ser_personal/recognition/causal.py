@@ -196,6 +196,6 @@ def make_calibrator(bundle: Bundle, name: CalibrationName, pldc: PLDCSettings | 
             raise UserError("holds no posterior", where="the bundle", remedy=remedy)
         return CausalPosterior(bundle.posterior, bundle.attributes)
     if bundle.bank is None:
-        remedy = "Export it with --bank, or leave predictions raw by --calibration none"
+        remedy = "Export it after `ser test` with configs/pldc.yaml, or leave predictions raw by --calibration none"
         raise UserError("holds no speaker bank", where="the bundle", remedy=remedy)
     return CausalPLDC(bundle.bank, bundle.attributes, pldc or bundle.pldc)

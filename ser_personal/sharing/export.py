@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from math import isinf
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jsonargparse.typing import OpenUnitInterval
 from rich.console import Console
 
 from ser_personal.audio import decode_utterance
-from ser_personal.calibration.conformal import ConformalTable, speakers_needed
+from ser_personal.calibration.conformal import ConformalTable
 from ser_personal.calibration.few_labels import LabelPrior
 from ser_personal.calibration.pldc import PLDCSettings
-from ser_personal.calibration.posterior import MIN_SPEAKERS, PosteriorCalibrator
+from ser_personal.calibration.posterior import PosteriorCalibrator
 from ser_personal.calibration.table import PredictedSet, decimal
 from ser_personal.corpus.base import Corpus
 from ser_personal.corpus.csv_corpus import open_corpus
@@ -25,7 +23,7 @@ from ser_personal.data.dataset import samples_of
 from ser_personal.encoder.base import weights_fingerprint
 from ser_personal.errors import UserError
 from ser_personal.files import check_empty, is_hub_name
-from ser_personal.recognition.bundle import CARD, ONNX, Bundle, CalibrationName, check_consistent, write_bundle
+from ser_personal.recognition.bundle import CARD, ONNX, Bundle, CalibrationName, write_bundle
 from ser_personal.recognition.bundle import push as push_bundle
 from ser_personal.recognition.causal import CausalPLDC, calibrate_causally, left_out_posteriors, make_calibrator
 from ser_personal.recognition.network import EmotionNetwork, check_onnx_installed, write_onnx
@@ -38,8 +36,6 @@ from ser_personal.speakers.bank import SpeakerBank
 from ser_personal.types import AtLeastTwo
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
     from ser_personal.finetune.module import FineTuning
@@ -54,82 +50,63 @@ MAX_TRAINED = "max_trained_samples"
 def export(
     checkpoint: str,
     out: str,
-    bank: str | None = None,
     corpus: Corpus | str | None = None,
-    run: str | None = None,
     calibration: CalibrationName | None = None,
     group_speakers: AtLeastTwo | None = None,
     card: CardOptions = CardOptions(),  # noqa: B008  frozen
     push: str | None = None,
     *,
-    public: bool = False,
-    single_speakers: bool = False,
-    coverage: OpenUnitInterval = 0.9,
     onnx: bool = False,
     anonymise: bool = False,
 ) -> None:
     """Write a bundle: weights, config, speaker bank, posterior, intervals and a model card, for EmotionRecognizer.
 
-    That of a model of categories (configs/emotion.yaml) gives probabilities, uncalibrated.
+    The speaker bank and the card's results are those that `ser test` with PLDC left beside the checkpoint. The bundle
+    of a model of categories (configs/emotion.yaml) gives probabilities, uncalibrated.
 
     Args:
         checkpoint: a fine-tuned one, such as finetune.ckpt or emotion.ckpt.
         out: a new or empty folder.
-        bank: the speaker bank, of the same model; the one that `ser test` wrote beside the checkpoint if None.
         corpus: what the model was trained on; on its validation speakers the posterior is fitted, calibrations are
-            compared and intervals are measured, none of which is done without it.
-        run: folder of the test run whose metrics.json fills the card; the newest beside the checkpoint if None.
+            compared and intervals of 90 % are measured, none of which is done without it.
         calibration: the bundle's default, `pldc`, `posterior` or `none`; if None, pldc where there is a speaker bank,
             else none. With --corpus the scores of each on the validation speakers are printed.
         group_speakers: replace the training speakers by groups of at least so many similar ones, anonymised.
         card: what the model card can't know by itself.
         push: owner/name on the Hugging Face hub to put the bundle under as well, with the token of `hf auth login` or
             HF_TOKEN; a private repository.
-        public: make it a public one.
-        single_speakers: let a public bundle hold voice vectors or embeddings of single training speakers.
-        coverage: that the intervals aim at.
         onnx: write model.onnx as well, encoder and interpreter, for speakers outside the embedding table.
         anonymise: new names for the training speakers, and none of their embeddings; vectors in the bank stay what
             they are, biometric data.
     """
     folder, console = Path(out), Console(highlight=False, soft_wrap=True)
     check_empty(folder)
-    if push is None and public:
-        raise UserError("is for the hub", where="--public", remedy="Add --push owner/name, or leave it out")
     if push is not None and not is_hub_name(push):
         raise UserError(f"{push} isn't a name on the hub", where="--push", remedy="Give owner/name")
     if onnx:
         check_onnx_installed()
     module = load_finetuned(checkpoint)
     _check_reads_audio(module, checkpoint, onnx=onnx)
-    emotions = bool(module.emotions)
-    if emotions:
-        _refuse_calibration(bank=bank, corpus=corpus, calibration=calibration, group_speakers=group_speakers)
-    encoder = module.personalized.fingerprint()
-    speaker_bank = None if emotions else _find_bank(checkpoint, bank, encoder)
-    if public and group_speakers is None and not single_speakers:
-        _refuse_single_speakers(speaker_bank, [] if anonymise else module.personalized.speakers.ids)
-    bundle = uncalibrated(module, speaker_bank, where=bank or checkpoint)
-    model = bundle.model if emotions else speaker_bank.fingerprint if speaker_bank is not None else ""
-    # a run that is named may be of other audio or another precision, which the bank's fingerprint counts in
-    model = encoder if run and not emotions else model
-    metrics = _find_metrics(checkpoint, run, model, "emotions" if emotions else "pldc") if model else None
-    if metrics is not None and not emotions:
+    if module.emotions and (corpus, calibration or "none", group_speakers) != (None, "none", None):
+        remedy = "Leave --corpus, --calibration and --group_speakers out"
+        raise UserError("predicts categories, which aren't calibrated", where=checkpoint, remedy=remedy)
+    speaker_bank = None if module.emotions else _find_bank(checkpoint, module.personalized.fingerprint())
+    bundle = uncalibrated(module, speaker_bank)
+    metrics = _find_metrics(checkpoint, bundle.model if speaker_bank is None else speaker_bank.fingerprint)
+    if metrics is not None and speaker_bank is not None:
         bundle = replace(bundle, pldc=PLDCSettings(**metrics["pldc"]))
     embedded_speakers = len(bundle.network.personalized.speakers.ids)
     if bundle.bank is not None and group_speakers is not None:
         pldc = replace(bundle.pldc, k=max(1, round(bundle.pldc.k / group_speakers)))
         bundle = replace(bundle, bank=grouped_bank(bundle.bank, group_speakers, pldc), pldc=pldc)
     measured = ""
-    if bundle.emotions:
+    if corpus is not None:
+        bundle, measured = _validated(bundle, speaker_bank, open_corpus(corpus), calibration, console)
+    elif bundle.emotions:
         console.print(f"probabilities of {', '.join(bundle.emotions)}, uncalibrated")
-    elif corpus is None:
-        chosen, why = _default_calibration(bundle, calibration)
-        bundle = replace(bundle, calibration=chosen)
-        console.print(f"calibration {chosen}, {why}")
-        console.print("no intervals: they are measured on a corpus's validation speakers (--corpus)")
     else:
-        bundle, measured = _validated(bundle, speaker_bank, open_corpus(corpus), calibration, coverage, console)
+        bundle = _with_default(bundle, calibration, console)
+        console.print("no intervals: they are measured on a corpus's validation speakers (--corpus)")
     if anonymise or group_speakers is not None:
         bundle = anonymised(bundle)
     text = model_card(
@@ -140,7 +117,7 @@ def export(
         embedded_speakers=embedded_speakers,
         training_speakers=0 if speaker_bank is None else len(speaker_bank.speaker_ids),
         measured=measured,
-        place=push,
+        place=push or "FOLDER",
     )
 
     def finish(temporary: Path) -> None:
@@ -152,23 +129,18 @@ def export(
     write_bundle(bundle, folder, finish)
     console.print(f"written: {folder}")
     if push is not None:
-        console.print(f"{'public' if public else 'private'}: {push_bundle(folder, push, public=public)}")
+        console.print(f"private: {push_bundle(folder, push)}")
 
 
 def _validated(
-    bundle: Bundle,
-    bank: SpeakerBank | None,
-    corpus: Corpus,
-    calibration: CalibrationName | None,
-    coverage: float,
-    console: Console,
+    bundle: Bundle, bank: SpeakerBank | None, corpus: Corpus, calibration: CalibrationName | None, console: Console
 ) -> tuple[Bundle, str]:
     """The bundle with a posterior where validation speakers are enough, its default calibration and intervals.
 
     And how each calibration scored.
     """
     bundle = replace(bundle, scale=bundle.scale or corpus.scale)
-    if bank is not None and bank.fingerprint:
+    if bank is not None:
         _refuse_other_training_set(bank, corpus)
     validation = predict_validation(bundle, corpus, console)
     calibrated = calibrate_validation(bundle, bank, validation, with_posterior=calibration == "posterior")
@@ -176,7 +148,6 @@ def _validated(
         posterior = PosteriorCalibrator(bank, bundle.attributes)
         posterior.fit(validation.predictions, validation.speaker_ids, validation.pooled, validation.labels)
         bundle = replace(bundle, posterior=posterior.fitted)
-    chosen, why = _default_calibration(bundle, calibration)
     ccc = {name: _mean_scores(predictions, validation, bundle.attributes) for name, predictions in calibrated.items()}
     speakers = len(set(validation.speaker_ids))
     measured = (
@@ -185,9 +156,7 @@ def _validated(
         + "; ".join(f"{name} {decimal(overall)} and {decimal(average)}" for name, (overall, average) in ccc.items())
     )
     console.print(measured)
-    if ccc[chosen][0] < ccc["none"][0]:
-        why += f"; on these {speakers} validation speakers it scores below raw predictions (--calibration none)"
-    console.print(f"calibration {chosen}, {why}")
+    bundle = _with_default(bundle, calibration, console)
     whole = calibrate_validation(bundle, bank, validation, with_posterior=calibration == "posterior", whole=True)
     priors: dict[str, dict[str, LabelPrior]] = {
         name: {
@@ -196,28 +165,18 @@ def _validated(
         }
         for name, predictions in whole.items()
     }
-    around = None if chosen == "none" else calibrated[chosen]
-    intervals = measure_intervals(validation, around, bundle.attributes, coverage)
-    console.print(_describe_intervals(intervals, speakers))
-    return replace(bundle, calibration=chosen, conformal=intervals, label_priors=priors), measured
+    around = None if bundle.calibration == "none" else calibrated[bundle.calibration]
+    intervals = measure_intervals(validation, around, bundle.attributes)
+    console.print(f"intervals of about {intervals.coverage:.0%} measured on {speakers} validation speakers")
+    return replace(bundle, conformal=intervals, label_priors=priors), measured
 
 
-def _refuse_calibration(**given: object) -> None:
-    flags = [f"--{name}" for name, value in given.items() if value not in (None, "none")]
-    if flags:
-        what = "is for emotion attributes, and this model predicts categories"
-        raise UserError(what, where=flags[0], remedy=f"Leave {' and '.join(flags)} out")
-
-
-def _refuse_single_speakers(bank: SpeakerBank | None, embedded: Sequence[str]) -> None:
-    """Refuse to publish what was learnt of single speakers, by name or without."""
-    speakers, kind, instead = embedded, "embeddings", "--anonymise"
-    if bank is not None:
-        speakers, kind, instead = bank.speaker_ids, "voice vectors", "--group_speakers 5"
-    if speakers:
-        what = f"would publish {kind} of {len(speakers)} single speakers, biometric data"
-        remedy = f"Add {instead}, or --single_speakers if they all agreed to it"
-        raise UserError(what, where="--public", remedy=remedy)
+def _with_default(bundle: Bundle, name: CalibrationName | None, console: Console) -> Bundle:
+    chosen = name or ("none" if bundle.bank is None else "pldc")
+    make_calibrator(bundle, chosen)
+    lacking = ": no speaker bank lies beside the checkpoint, where `ser test` writes it" if bundle.bank is None else ""
+    console.print(f"calibration {chosen}{lacking}")
+    return replace(bundle, calibration=chosen)
 
 
 def load_finetuned(checkpoint: str) -> FineTuning:
@@ -263,35 +222,32 @@ def _check_reads_audio(module: FineTuning, checkpoint: str, *, onnx: bool) -> No
         raise UserError(what, where="--onnx", remedy="Leave --onnx out")
 
 
-def uncalibrated(module: FineTuning, bank: SpeakerBank | None, where: object) -> Bundle:
+def uncalibrated(module: FineTuning, bank: SpeakerBank | None) -> Bundle:
     """A bundle without a default calibration, of a bank where there is one; adapters are merged into the weights."""
     module.personalized.encoder.merge_adapters()
     network = EmotionNetwork(module.personalized, module.interpreter, classifies=bool(module.emotions)).eval()
     # what it was trained on, which the checkpoint's datamodule says, and takes
     trained = module.hparams.get(MAX_TRAINED) or MAX_SAMPLES
-    longest = min(getattr(module.personalized.encoder, "max_samples", None) or trained, trained)
-    bundle = Bundle(
+    return Bundle(
         network=network,
         model=weights_fingerprint(network.state_dict()),
         attributes=tuple(module.attributes),
         scale=None if bank is None else bank.scale,
-        max_samples=longest,
+        max_samples=min(getattr(module.personalized.encoder, "max_samples", None) or trained, trained),
         pldc=PLDCSettings(),
         bank=bank,
         calibration="none",
         emotions=tuple(module.emotions),
     )
-    check_consistent(bundle, where)
-    return bundle
 
 
-def _find_bank(checkpoint: str, named: str | None, model: str) -> SpeakerBank | None:
-    """The bank that is named, or lies beside the checkpoint; one that says that it is of another model is refused."""
-    path = Path(named or Path(checkpoint).with_suffix(".speaker_bank.safetensors"))
-    if not named and not path.is_file():
+def _find_bank(checkpoint: str, model: str) -> SpeakerBank | None:
+    """The bank beside the checkpoint, where there is one; that of another model is refused."""
+    path = Path(checkpoint).with_suffix(".speaker_bank.safetensors")
+    if not path.is_file():
         return None
     bank = SpeakerBank.load(path)
-    if bank.fingerprint and bank.fingerprint.rpartition("-")[2] != model:
+    if bank.fingerprint.rpartition("-")[2] != model:
         what = f"was made by another model than {checkpoint}, or with other settings of it"
         remedy = "Run `ser test` with configs/pldc.yaml and no --model flags, which builds the bank beside it again"
         raise UserError(what, where=path, remedy=remedy)
@@ -312,26 +268,16 @@ def _refuse_other_training_set(bank: SpeakerBank, corpus: Corpus) -> None:
         raise UserError(what, where="--corpus", remedy=remedy)
 
 
-def _find_metrics(checkpoint: str, run: str | None, model: str, key: str) -> dict[str, Any] | None:
-    """The metrics.json of a test of this model, the newest if no run is named; None where there is none.
-
-    `key` is what it holds: `pldc` of a test with PLDC, `emotions` of one of categories. `model` is what its fingerprint
-    there ends in.
-    """
-    paths = [Path(run, "metrics.json")] if run is not None else Path(checkpoint).parent.rglob("metrics.json")
-    tests: list[tuple[int, dict[str, Any]]] = []
-    for path in paths:
+def _find_metrics(checkpoint: str, model: str) -> dict[str, Any] | None:
+    """The newest metrics.json of a test of this model, in the checkpoint's folder or below; None without any."""
+    tests = []
+    for path in Path(checkpoint).parent.rglob("metrics.json"):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            remedy = "Give the folder of a `ser test` run"
-            raise UserError("no metrics.json to read", where=path, remedy=remedy) from error
-        is_test = isinstance(content, dict) and {"model", "splits", key} <= content.keys()
-        if is_test and f"{content['model']}".endswith(model):
+        except ValueError as error:
+            raise UserError(f"isn't JSON ({error})", where=path, remedy="Delete it, and test again") from error
+        if isinstance(content, dict) and content.get("model") == model:
             tests.append((path.stat().st_mtime_ns, content))
-    if run is not None and not tests:
-        what = f"isn't the metrics.json of a test {'with PLDC' if key == 'pldc' else 'of categories'} of this model"
-        raise UserError(what, where=run, remedy="Give the folder of this checkpoint's `ser test`")
     return max(tests, key=itemgetter(0))[1] if tests else None
 
 
@@ -373,14 +319,8 @@ def predict_validation(bundle: Bundle, corpus: Corpus, console: Console) -> Pred
 
 
 def _recording_of(utterance: Utterance) -> Recording:
-    """The recogniser tells of what can't be decoded, and goes on."""
-    source = str(utterance.path)
-    if utterance.start is None:
-        return Recording(source, utterance.path, utterance.speaker_id)
-    try:
-        return Recording(source, decode_utterance(utterance), utterance.speaker_id)
-    except UserError as error:
-        return Recording(source, utterance.path, utterance.speaker_id, fault=error)
+    audio = utterance.path if utterance.start is None else decode_utterance(utterance)
+    return Recording(str(utterance.path), audio, utterance.speaker_id)
 
 
 def calibrate_validation(
@@ -397,22 +337,10 @@ def calibrate_validation(
     if bank is not None:
         try:
             calibrated["posterior"] = left_out_posteriors(bank, bundle.attributes, validation, whole=whole)
-        except UserError as error:
+        except UserError:
             if with_posterior:
-                what = f"can't be fitted on {len(set(validation.speaker_ids))} validation speakers"
-                remedy = f"It needs {MIN_SPEAKERS + 1} with labels of every attribute; give --calibration pldc"
-                raise UserError(what, where="the posterior", remedy=remedy) from error
+                raise
     return calibrated
-
-
-def _default_calibration(bundle: Bundle, name: CalibrationName | None) -> tuple[CalibrationName, str]:
-    """The bundle's default, and why it is that."""
-    if name is not None:
-        make_calibrator(bundle, name)
-        return name, "as --calibration says"
-    if bundle.bank is None:
-        return ("none", "for there is no speaker bank beside the checkpoint (--bank, the one that `ser test` wrote)")
-    return "pldc", "the default where there is a speaker bank (--calibration)"
 
 
 def _mean_scores(
@@ -424,16 +352,8 @@ def _mean_scores(
     return float(overall), float(average)
 
 
-def _describe_intervals(table: ConformalTable, speakers: int) -> str:
-    measured = f"intervals of about {table.coverage:.0%} measured on {speakers} validation speakers"
-    if any(isinf(width) for widths in table.attributes.values() for width in widths.half_width):
-        needed = speakers_needed(table.coverage)
-        return f"{measured}; fewer than {needed} give no width, so some are the whole label scale (--coverage)"
-    return measured
-
-
 def measure_intervals(
-    validation: PredictedSet, calibrated: NDArray[np.float64] | None, attributes: tuple[str, ...], coverage: float
+    validation: PredictedSet, calibrated: NDArray[np.float64] | None, attributes: tuple[str, ...]
 ) -> ConformalTable:
     """Fit the table to the errors of a validation set, raw and, where it is calibrated, (utterances, attributes)."""
     sets, utterances = [validation.predictions], [np.zeros(len(validation.predictions), dtype=np.int64)]
@@ -449,5 +369,4 @@ def measure_intervals(
         validation.speaker_ids * len(sets),
         attributes,
         utterances=np.concatenate(utterances),
-        coverage=coverage,
     )

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-import zipfile
-from contextlib import contextmanager
 from pathlib import Path
-from shlex import quote
-from typing import TYPE_CHECKING
 
 from ser_personal.errors import UserError, require_scale
 from ser_personal.files import check_empty, is_hub_name
 from ser_personal.sharing.public_models import (
-    CHALLENGE,
     REMEDY,
     SETTINGS,
     WEIGHTS,
@@ -23,9 +16,6 @@ from ser_personal.sharing.public_models import (
     write_uncalibrated,
 )
 from ser_personal.types import Attribute
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 CHECKPOINT, BUNDLE = "finetune.ckpt", "bundle"
 MSP_SCALE = (1.0, 7.0)
@@ -46,13 +36,12 @@ def import_model(
     A model of emotion attributes becomes finetune.ckpt, for `ser test --ckpt_path` and
     `ser fit --model.initial_checkpoint`, and bundle/, for `ser annotate`. Read are models of the form of
     audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim, 3loi/SER-Odyssey-Baseline-WavLM-Multi-Attributes and
-    tiantiaf/wavlm-large-msp-podcast-emotion-dim, and the Odyssey challenge's own files, in a folder or a zip.
-    scikit-learn's k-means, dumped by joblib (`hubert_base_ls960_L9_km500.bin`), becomes codebook.safetensors, for
-    `ser kmeans --codebook`, and a fairseq HuBERT checkpoint prediction_head.safetensors, for PAPT. No code of the files
-    is run.
+    tiantiaf/wavlm-large-msp-podcast-emotion-dim. scikit-learn's k-means, dumped by joblib
+    (`hubert_base_ls960_L9_km500.bin`), becomes codebook.safetensors, for `ser kmeans --codebook`, and a fairseq HuBERT
+    checkpoint prediction_head.safetensors, for PAPT. No code of the files is run.
 
     Args:
-        model: name on the Hugging Face hub, a folder or zip of a model, or a released codebook or checkpoint.
+        model: name on the Hugging Face hub, a folder of a model, or a released codebook or checkpoint.
         out: folder to write to; of a model a new or empty one.
         codebook: codebook.safetensors whose clusters a fairseq checkpoint was trained on, needed for one.
         revision: branch, tag or commit on the hub; the newest if None.
@@ -62,19 +51,9 @@ def import_model(
     """
     path = Path(model)
     if not path.exists() and not is_hub_name(model):
-        remedy = "Give a model's folder or zip, its name on the Hugging Face hub, or a released checkpoint or codebook"
+        remedy = "Give a model's folder, its name on the Hugging Face hub, or a released checkpoint or codebook"
         raise UserError("no such file or folder", where=model, remedy=remedy)
-    is_released = path.is_file() and not _is_challenge(path)
-    of_models = {
-        "--revision": revision,
-        "--attributes": attributes,
-        "--scale": None if tuple(scale) == MSP_SCALE else scale,
-    }
-    given = of_models if is_released else {"--codebook": codebook}
-    for flag in (flag for flag, value in given.items() if value is not None):
-        kind = "a released codebook or checkpoint" if is_released else "an emotion model"
-        raise UserError(f"doesn't apply to {kind}, as {model} is", where=flag, remedy="Leave it out")
-    if is_released:
+    if path.is_file():
         from ser_personal.pretrain.released import import_released
 
         import_released(model, out, codebook, replace=replace)
@@ -87,7 +66,8 @@ def import_model(
     from ser_personal.recognition.bundle import new_folder
     from ser_personal.sharing.model_card import IMPORTED
 
-    with new_folder(Path(out)) as folder, _files_of(model, revision) as files:
+    files = _files_of(model, revision)
+    with new_folder(Path(out)) as folder:
         found = read_public_model(files, model, attributes)
         module = as_module(found, model, scale)
         imported = {"name": model, "license": _licence(files)}
@@ -96,40 +76,18 @@ def import_model(
         write_uncalibrated(module, folder / BUNDLE, model, scale)
     predicted = f"{', '.join(module.attributes)} on a scale of {scale[0]:g} to {scale[1]:g}"
     print(f"{out}/{CHECKPOINT}, {out}/{BUNDLE}: {predicted}; licence {imported['license']}")
-    test, annotate = quote(f"{out}/{CHECKPOINT}"), quote(f"{out}/{BUNDLE}")
-    print(
-        f"next: `ser test --ckpt_path {test} --data.corpus CORPUS`,"
-        f" or `ser annotate AUDIO --model {annotate} --out predictions.csv`"
-    )
 
 
-def _is_challenge(path: Path) -> bool:
-    if not (path.is_file() and zipfile.is_zipfile(path)):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(Path(name).name == CHALLENGE[0] for name in archive.namelist())
+def _files_of(model: str, revision: str | None) -> Path:
+    """The folder with the model's files, downloaded where need be."""
+    if Path(model).is_dir():
+        return Path(model)
+    from ser_personal.recognition.bundle import download
 
-
-@contextmanager
-def _files_of(model: str, revision: str | None) -> Iterator[Path]:
-    """A folder with the model's files, downloaded or unpacked where need be."""
-    path = Path(model)
-    if path.is_file():
-        with tempfile.TemporaryDirectory() as unpacked, zipfile.ZipFile(path) as archive:
-            for member in archive.infolist():
-                if (name := Path(member.filename).name) in CHALLENGE:
-                    with archive.open(member) as source, (Path(unpacked) / name).open("wb") as target:
-                        shutil.copyfileobj(source, target)
-            yield Path(unpacked)
-    elif path.is_dir():
-        yield path
-    else:
-        from ser_personal.recognition.bundle import download
-
-        folder = download(model, [*SETTINGS, WEIGHTS[0]], revision, REMEDY)
-        if not (folder / WEIGHTS[0]).exists():
-            folder = download(model, [*SETTINGS, WEIGHTS[1]], revision, REMEDY)
-        yield folder
+    folder = download(model, [*SETTINGS, WEIGHTS[0]], revision, REMEDY)
+    if (folder / WEIGHTS[0]).exists():
+        return folder
+    return download(model, [*SETTINGS, WEIGHTS[1]], revision, REMEDY)
 
 
 def _licence(files: Path) -> str:

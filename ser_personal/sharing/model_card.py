@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
-from math import isinf, isnan
+from dataclasses import dataclass, field
+from math import isinf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,22 +12,14 @@ from ser_personal.calibration.conformal import speakers_needed
 from ser_personal.scores import from_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from huggingface_hub import EvalResult
+    from collections.abc import Mapping
 
     from ser_personal.calibration.conformal import HalfWidths
     from ser_personal.recognition.bundle import Bundle
 
 TEMPLATE = Path(__file__).with_name("model_card.md.j2")
-LIBRARY = "ser_personal"
 # a checkpoint's key for the public model that it was imported from
 IMPORTED = "imported"
-_CALIBRATIONS = {
-    "pldc": "PLDC, by the label statistics of the training speakers with the most similar voices",
-    "posterior": "the posterior, by what voice and predictions said about the validation speakers' labels",
-    "none": "none",
-}
 
 
 @dataclass(frozen=True)
@@ -55,7 +47,7 @@ def model_card(
     embedded_speakers: int,
     training_speakers: int,
     measured: str = "",
-    place: str | None = None,
+    place: str = "FOLDER",
 ) -> str:
     """Write the card from metrics.json of the model's test, the fine-tuning's settings, and what export counted."""
     from huggingface_hub import ModelCard, ModelCardData
@@ -72,12 +64,10 @@ def model_card(
         model_name=options.name,
         language=list(options.language),
         license=licence,
-        library_name=LIBRARY,
+        library_name="ser_personal",
         pipeline_tag="audio-classification",
         tags=["speech-emotion-recognition", "personalization", "PAPT", *calibrated],
         datasets=list(options.datasets) or None,
-        metrics=["recall", "f1"] if bundle.emotions else ["ccc"],
-        eval_results=list(_eval_results(bundle, splits, options)) or None,
     )
     personalized = bundle.network.personalized
     trained = "PAPT" if personalized.fusion_name != "none" else "TAPT"
@@ -86,8 +76,7 @@ def model_card(
         str(TEMPLATE),
         name=options.name,
         bundle=bundle,
-        bank=bundle.bank,
-        predicted=_listed(bundle.emotions or bundle.attributes),
+        predicted=", ".join(bundle.emotions or bundle.attributes),
         datasets=", ".join(options.datasets),
         labelled=_labelled(bundle),
         training_speakers=training_speakers,
@@ -95,14 +84,11 @@ def model_card(
         encoder=_encoder(bundle),
         parameters=sum(weight.numel() for weight in bundle.network.parameters()),
         pretraining="Vanilla-FT" if settings.get("papt_checkpoint") is None else trained,
-        fusion=personalized.fusion_name,
         settings=settings,
         imported=imported,
-        calibration=_CALIBRATIONS[bundle.calibration],
         calibrators=["pldc"] * (bundle.bank is not None) + ["posterior"] * (bundle.posterior is not None),
-        pldc=asdict(bundle.pldc),
         measured=measured,
-        place=place or "FOLDER",
+        place=place,
         splits=splits,
         knows_tested_speakers=embedded_speakers > 0 and bool(conditions - {"unseen"}),
         **_intervals(bundle),
@@ -114,36 +100,6 @@ def _results(content: Mapping[str, Any]) -> dict[str, Any]:
     """One test set without its oracles, scores read."""
     rows = {name: from_json(row["attributes"]) for name, row in content["rows"].items() if not row["is_oracle"]}
     return {"utterances": content["utterances"], "speakers": content["speakers"], "rows": rows}
-
-
-def _eval_results(bundle: Bundle, splits: Mapping[str, Any], options: CardOptions) -> Iterator[EvalResult]:
-    from huggingface_hub import EvalResult
-
-    data = ", ".join(options.datasets) or "the corpus it was trained on"
-    calibrated = {"pldc": bundle.pldc.variant, "posterior": "posterior", "none": "raw"}[bundle.calibration]
-    for split, content in splits.items():
-        if bundle.emotions:
-            scores = content["scores"]
-            found = [("recall", "Unweighted average recall", scores["uar"]), ("f1", "Macro F1", scores["macro_f1"])]
-        else:
-            found = [
-                ("ccc", f"{kind} of {attribute}, {label}", value)
-                for row, label in {calibrated: "calibrated", "raw": "raw"}.items()
-                for attribute, one in content["rows"].get(row, {}).items()
-                for kind, value in (("O-CCC", one.overall_ccc), ("A-CCC", one.average_ccc))
-            ]
-        for kind, name, value in found:
-            if value is not None and not isnan(value):
-                yield EvalResult(
-                    task_type="audio-classification",
-                    task_name=f"{'Categorical' if bundle.emotions else 'Continuous'} speech emotion recognition",
-                    dataset_type=data,
-                    dataset_name=data,
-                    dataset_split=split,
-                    metric_type=kind,
-                    metric_name=name,
-                    metric_value=round(value, 4),
-                )
 
 
 def _intervals(bundle: Bundle) -> dict[str, Any]:
@@ -178,7 +134,3 @@ def _encoder(bundle: Bundle) -> str:
     # raw features have none
     layers = f"{config['num_hidden_layers']} layers of " if "num_hidden_layers" in config else ""
     return f"{config['model_type']}, {layers}width {bundle.network.dim}"
-
-
-def _listed(names: tuple[str, ...]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

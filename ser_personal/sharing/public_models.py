@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from ser_personal.audio import SAMPLE_RATE
 from ser_personal.errors import UserError
-from ser_personal.types import ATTRIBUTES, Attribute, pack_hashes
+from ser_personal.types import ATTRIBUTES, Attribute
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,10 +22,6 @@ if TYPE_CHECKING:
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 SETTINGS = ("config.json", "preprocessor_config.json", "README.md")
-# what the Odyssey 2024 challenge gives away, and the order of its labels
-CHALLENGE = ("final_ssl.pt", "final_pool.pt", "final_ser.pt", "train_norm_stat.pkl")
-CHALLENGE_ATTRIBUTES = ("arousal", "dominance", "valence")
-CHALLENGE_SAMPLES = 12 * SAMPLE_RATE
 REMEDY = (
     "Give one such as audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim or"
     " 3loi/SER-Odyssey-Baseline-WavLM-Multi-Attributes, with its files as they were published"
@@ -56,19 +52,16 @@ class PublicModel:
 def read_public_model(folder: Path, name: str, attributes: Sequence[str] | None = None) -> PublicModel:
     """Read a model's files; `name` is the user's, for messages."""
     try:
-        if (folder / CHALLENGE[0]).is_file():
-            return _challenge(folder, name, attributes)
-        if not (folder / SETTINGS[0]).is_file():
-            raise UserError(f"has no {SETTINGS[0]}, and no {CHALLENGE[0]}", where=name, remedy=REMEDY)
         config = json.loads((folder / SETTINGS[0]).read_text(encoding="utf-8"))
         labels = config.get("id2label") or {}
         named = attributes or [str(labels[place]).lower() for place in sorted(labels, key=int)]
+        weights = _weights(folder, name)
         if "pretrain_model" in config:
-            return _vox_profile(config, _weights(folder, name), name)
+            return _vox_profile(config, weights, name)
         if "ssl_type" in config:
-            return _odyssey(config, _weights(folder, name), name, named)
-        return _dense(config, folder, name, named)
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            return _odyssey(config, weights, name, named)
+        return _dense(config, weights, folder / SETTINGS[1], name, named)
+    except (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
         what = f"its files lack or misspell something ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
         raise UserError(what, where=name, remedy=REMEDY) from error
 
@@ -77,29 +70,31 @@ def _weights(folder: Path, name: str) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    from ser_personal.pretrain.restricted_pickle import read_arrays
+
     path = next((folder / file for file in WEIGHTS if (folder / file).is_file()), None)
     if path is None:
         raise UserError(f"has neither {' nor '.join(WEIGHTS)}", where=name, remedy=REMEDY)
     if path.suffix == ".bin":
-        return _tensors(path)
+        weights: dict[str, Tensor] = read_arrays(path)
+        return weights
     try:
         return load_file(path)
-    except (SafetensorError, OSError) as error:
+    except SafetensorError as error:
         raise UserError(f"isn't complete safetensors ({error})", where=path, remedy="Download it again") from error
 
 
-def _tensors(path: Path) -> dict[str, Tensor]:
-    import torch
-
-    from ser_personal.pretrain.restricted_pickle import read_arrays
-
-    content = read_arrays(path)
-    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        raise UserError("holds no weights by name", where=path, remedy=REMEDY)
-    return content
+def _parts(weights: dict[str, Tensor], prefixes: tuple[str, ...], name: str) -> list[dict[str, Tensor]]:
+    """The weights under each prefix, without it; all weights are under one."""
+    parts = [_under(prefix, weights) for prefix in prefixes]
+    if not all(parts) or sum(map(len, parts)) < len(weights):
+        raise UserError(f"its weights aren't {' and '.join(prefixes)}", where=name, remedy=REMEDY)
+    return parts
 
 
-def _dense(config: dict[str, Any], folder: Path, name: str, attributes: Sequence[str]) -> PublicModel:
+def _dense(
+    config: dict[str, Any], weights: dict[str, Tensor], preprocessor: Path, name: str, attributes: Sequence[str]
+) -> PublicModel:
     """The form of audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim."""
     from ser_personal.encoder.hubert import HubertEncoder
     from ser_personal.finetune.interpreters import DenseInterpreter
@@ -107,18 +102,10 @@ def _dense(config: dict[str, Any], folder: Path, name: str, attributes: Sequence
     kind = config.get("model_type")
     if kind not in HubertEncoder.model_types:
         raise UserError(f"is of type {kind}, not of {', '.join(HubertEncoder.model_types)}", where=name, remedy=REMEDY)
-    weights = _weights(folder, name)
-    prefixes = (f"{kind.replace('-', '_')}.", "classifier.")
-    encoder, head = (_under(prefix, weights) for prefix in prefixes)
-    if {layer.partition(".")[0] for layer in head} != {"dense", "out_proj"} or len(encoder) + len(head) < len(weights):
-        kinds = ", ".join(config.get("architectures") or ["another kind"])
-        what = f"is {kinds}, whose weights aren't an encoder with classifier.dense and classifier.out_proj"
-        raise UserError(what, where=name, remedy=REMEDY)
-    preprocessor: dict[str, Any] = {}
-    if (folder / SETTINGS[1]).is_file():
-        preprocessor = json.loads((folder / SETTINGS[1]).read_text(encoding="utf-8"))
-    _check_rate(preprocessor, name)
-    normalize = preprocessor.get("do_normalize", config.get("feat_extract_norm") == "layer")
+    encoder, head = _parts(weights, (f"{kind.replace('-', '_')}.", "classifier."), name)
+    processing = json.loads(preprocessor.read_text(encoding="utf-8")) if preprocessor.is_file() else {}
+    _check_rate(processing, name)
+    normalize = processing.get("do_normalize", config.get("feat_extract_norm") == "layer")
     return PublicModel(
         encoder_config=_known(kind, config) | {"normalize": bool(normalize)},
         encoder=encoder,
@@ -136,9 +123,7 @@ def _odyssey(config: dict[str, Any], weights: dict[str, Tensor], name: str, attr
     if not re.fullmatch(r"(microsoft/)?wavlm-[\w-]+", str(config["ssl_type"])):
         raise UserError(f"its encoder is {config['ssl_type']}, not a WavLM", where=name, remedy=REMEDY)
     _check_rate(config, name)
-    encoder, pool, ser = (_under(prefix, weights) for prefix in ("ssl_model.", "pool_model.", "ser_model."))
-    if not (encoder and pool and ser) or len(encoder) + len(pool) + len(ser) < len(weights):
-        raise UserError("its weights aren't ssl_model, pool_model and ser_model", where=name, remedy=REMEDY)
+    encoder, pool, ser = _parts(weights, ("ssl_model.", "pool_model.", "ser_model."), name)
     mean, std = float(config["mean"]), float(config["std"])
     if not (abs(mean) < float("inf") and 0 < std < float("inf")):
         what = f"its waveforms have mean {mean:g} and standard deviation {std:g}"
@@ -194,24 +179,6 @@ def _without_adapters(weights: dict[str, Tensor]) -> dict[str, Tensor]:
             down, beside = weights[layer[:-1] + "A"], layer.removesuffix("lora_B") + "weight"
             merged[beside] = merged[beside] + up @ down / len(down)
     return merged
-
-
-def _challenge(folder: Path, name: str, attributes: Sequence[str] | None) -> PublicModel:
-    """The Odyssey challenge's own files, which say neither what their outputs are nor how long the audio was."""
-    from ser_personal.pretrain.restricted_pickle import read_arrays
-
-    missing = [file for file in CHALLENGE if not (folder / file).is_file()]
-    if missing:
-        raise UserError(f"has {CHALLENGE[0]} and no {missing[0]}", where=name, remedy=REMEDY)
-    parts = zip(("ssl_model", "pool_model", "ser_model"), CHALLENGE, strict=False)
-    weights = {f"{part}.{layer}": weight for part, file in parts for layer, weight in _tensors(folder / file).items()}
-    mean, std = read_arrays(folder / CHALLENGE[3])
-    config = {"ssl_type": "wavlm-large", "mean": mean, "std": std, "maxlen": CHALLENGE_SAMPLES}
-    outputs = len(weights["ser_model.out.0.bias"])
-    if attributes is None and outputs != len(CHALLENGE_ATTRIBUTES):
-        remedy = "Add it, such as --attributes '[arousal]'"
-        raise UserError(f"its files don't say what its output of {outputs} is", where=name, remedy=remedy)
-    return _odyssey(config, weights, name, attributes or CHALLENGE_ATTRIBUTES)
 
 
 def _under(prefix: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -285,7 +252,7 @@ def as_module(found: PublicModel, name: str, scale: tuple[float, float]) -> Emot
                 "encoder_config": json.dumps(found.encoder_config),
                 "fusion": "none",
                 "speakers": None,
-                "pretrained_on": pack_hashes(frozenset()),
+                "pretrained_on": "",
             }
         )
         module.rebuild({})
@@ -369,7 +336,7 @@ def write_uncalibrated(module: EmotionFineTuning, folder: Path, name: str, scale
     from ser_personal.sharing.export import uncalibrated
     from ser_personal.sharing.model_card import CardOptions, model_card
 
-    bundle = replace(uncalibrated(module, None, name), scale=scale)
+    bundle = replace(uncalibrated(module, None), scale=scale)
     card = CardOptions(name=Path(name).name)
     text = model_card(bundle, card, None, module.hparams, embedded_speakers=0, training_speakers=0)
     write_bundle(bundle, folder, lambda temporary: (temporary / CARD).write_text(text, encoding="utf-8"))

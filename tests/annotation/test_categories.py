@@ -6,13 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import yaml
 from command_line import configs, ser, trainer_flags
 
 from ser_personal import EmotionRecognizer
 from ser_personal.audio import decode
 from ser_personal.data.dataset import Example, collate
-from ser_personal.errors import UserError
 from ser_personal.finetune.classification import EmotionClassification
 
 
@@ -74,11 +72,7 @@ def test_a_tier_holds_the_likeliest_emotion(run, module, expected, recordings, t
 def test_the_card_says_what_the_test_found(run, module):
     (path,) = run.rglob("metrics.json")
     scores = json.loads(path.read_text())["splits"]["test1"]["scores"]
-    _, metadata, text = (run / "bundle" / "README.md").read_text().split("---\n", 2)
-    (model,) = yaml.safe_load(metadata)["model-index"]
-    found = {metric["name"]: metric["value"] for result in model["results"] for metric in result["metrics"]}
-    expected = {"Unweighted average recall": scores["uar"], "Macro F1": scores["macro_f1"]}
-    assert found == pytest.approx(expected, abs=1e-4)
+    text = (run / "bundle" / "README.md").read_text()
     assert f"Order of the outputs: {', then '.join(module.emotions)}." in text
     assert f"| {scores['uar']:.3f} | {scores['macro_f1']:.3f} | {scores['weighted_f1']:.3f} |" in text
     for word in ("alibrated to", "CCC", "bank", "Label scale"):
@@ -87,23 +81,15 @@ def test_the_card_says_what_the_test_found(run, module):
 
 def test_what_models_of_attributes_alone_have_is_refused(run, recordings, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (metrics,) = run.rglob("metrics.json")
-    (tmp_path / "metrics.json").write_text(json.dumps(json.loads(metrics.read_text()) | {"model": "another"}))
     export = ["export", run / "emotion.ckpt", "--out", "bundle"]
     annotation = ["annotate", recordings[0], "--model", run / "bundle", "--out", "out.csv", "--device", "cpu"]
-    categories = "is for emotion attributes, and this model predicts categories. Leave"
-    uncalibrated = "predicts emotions, and only attributes are calibrated. Leave --calibration"
     for command, what in (
-        ([*export, "--run", "."], "of a test of categories of this model"),
-        ([*export, "--calibration", "pldc"], f"--calibration: {categories} --calibration out.\n"),
-        ([*export, "--corpus", "corpus.csv"], f"--corpus: {categories} --corpus out.\n"),
-        ([*annotation, "--calibration", "pldc"], uncalibrated),
-        ([*annotation, "--pldc.k", "3"], uncalibrated),
+        ([*export, "--calibration", "pldc"], "predicts categories, which aren't calibrated"),
+        ([*export, "--corpus", "corpus.csv"], "predicts categories, which aren't calibrated"),
+        ([*annotation, "--pldc.k", "3"], "predicts emotions, and only attributes are calibrated"),
         ([*annotation, "--profiles", "profiles.safetensors"], "speakers are enrolled to calibrate attributes"),
         (["app", run / "bundle", "--port", 0, "--device", "cpu"], "Use `ser annotate`, then `ser report` of its"),
     ):
         assert ser(*command) == 2
         assert what in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
-    with pytest.raises(UserError, match="predicts emotions, and speakers are enrolled to"):
-        EmotionRecognizer.from_pretrained(run / "bundle").enroll("anna", str(recordings[0]))
+    assert list(tmp_path.iterdir()) == []

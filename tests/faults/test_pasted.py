@@ -98,7 +98,7 @@ def test_every_flag_that_a_remedy_names_exists():
     known |= {"config", "ckpt_path", "data", "model"}
     named = {flag for text in remedies() for flag in re.findall(r"--([a-z][\w.]*\w)(?![\w.{-])", text)} - {"help"}
     assert len(named) > 30
-    assert {flag for flag in named if flag.rpartition(".")[2] not in known} <= {"nodes", "ntasks"}  # SLURM's
+    assert {flag for flag in named if flag.rpartition(".")[2] not in known} <= {"nodes", "ntasks", "private"}
 
 
 def test_brackets_are_quoted_for_bash_and_zsh():

@@ -1,6 +1,8 @@
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,6 +16,7 @@ from tiny_models import emotion_data, finetuning, fit, tiny_network, trainer
 
 from ser_personal import EmotionRecognizer, MSPPodcast, SpeakerBank, calibrate
 from ser_personal.audio import decode
+from ser_personal.calibration.conformal import ConformalTable
 from ser_personal.calibration.few_labels import LabelPrior
 from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.corpus.csv_corpus import write_corpus
@@ -26,10 +29,9 @@ from ser_personal.evaluation.pldc_callback import PLDCCallback
 from ser_personal.recognition.bundle import read_bundle
 from ser_personal.recognition.network import EmotionNetwork
 from ser_personal.sharing.anonymise import grouped_bank, similar_speakers
-from ser_personal.sharing.export import _check_reads_audio, _recording_of, export
+from ser_personal.sharing.export import _check_reads_audio, export
 from ser_personal.sharing.model_card import CardOptions
 from ser_personal.speakers.features import FixedSpeakerFeatures
-from ser_personal.types import Utterance
 
 
 def card_of(folder):
@@ -42,39 +44,64 @@ def card_of(folder):
 def exported(tested_checkpoint, tmp_path, capsys):
     """Export the tested checkpoint; -> the recognizer of the bundle, the text of its card, and what was said."""
 
-    def run(*flags, name="bundle"):
-        assert ser("export", tested_checkpoint, "--out", tmp_path / name, *flags) == 0
+    def run(*flags, name="bundle", checkpoint=tested_checkpoint):
+        assert ser("export", checkpoint, "--out", tmp_path / name, *flags) == 0
         recognizer = EmotionRecognizer.from_pretrained(tmp_path / name, device="cpu")
         return recognizer, card_of(tmp_path / name)[1], capsys.readouterr().out
 
     return run
 
 
-def test_the_card_is_filled_from_the_run(tested_checkpoint, tmp_path):
+@pytest.fixture
+def moved(tested_checkpoint, tmp_path):
+    """The tested checkpoint and its bank in a folder of their own, without the test's results."""
+    bank = ".speaker_bank.safetensors"
+    shutil.copy(tested_checkpoint.with_suffix(bank), tmp_path / f"moved{bank}")
+    return shutil.copy(tested_checkpoint, tmp_path / "moved.ckpt")
+
+
+@pytest.fixture
+def metrics(tested_checkpoint):
+    """What the test of the tested checkpoint measured."""
+    (path,) = tested_checkpoint.parent.rglob("metrics.json")
+    return json.loads(path.read_text())
+
+
+def test_the_card_is_filled_from_the_test_and_says_what_is_prohibited(tested_checkpoint, metrics, tmp_path):
     card = CardOptions(name="Ours", language=["en"], license="cc-by-nc-4.0", datasets=["MSP-Podcast"])
     export(str(tested_checkpoint), str(tmp_path / "bundle"), card=card)
     metadata, text = card_of(tmp_path / "bundle")
     stated = {"language": ["en"], "license": "cc-by-nc-4.0", "datasets": ["MSP-Podcast"]}
     assert metadata | stated | {"library_name": "ser_personal"} == metadata
-    (metrics,) = tested_checkpoint.parent.rglob("metrics.json")
-    rows = json.loads(metrics.read_text())["splits"]["test1"]["rows"]
-    listed = {entry["name"]: entry["value"] for entry in metadata["model-index"][0]["results"][0]["metrics"]}
-    assert listed["O-CCC of valence, raw"] == round(rows["raw"]["attributes"]["valence"]["overall_ccc"], 4)
-    assert listed["A-CCC of arousal, calibrated"] == round(rows["sigma"]["attributes"]["arousal"]["average_ccc"], 4)
-    assert f"| sigma | {rows['sigma']['attributes']['arousal']['overall_ccc']:.3f} |" in text
-    assert "own_statistics" not in text
-    assert "Order of the outputs: arousal, then valence." in text
-    assert "Label scale: 1 (least) to 7 (most)" in text
-    assert "of 8 speakers" in text
-    assert str(tested_checkpoint.parent) not in text
-    knew = "The model knew some of the tested speakers"
-    assert knew not in text
-    content = json.loads(metrics.read_text())
-    content["splits"]["test1"]["speakers"] = {"unseen": 2, "adaptation": 1}
-    (tmp_path / "metrics.json").write_text(json.dumps(content))
-    export(str(tested_checkpoint), str(tmp_path / "knew"), run=str(tmp_path))
-    text = card_of(tmp_path / "knew")[1]
-    assert knew in text
+    sigma = metrics["splits"]["test1"]["rows"]["sigma"]["attributes"]["arousal"]
+    for words in (
+        f"| sigma | {sigma['overall_ccc']:.3f} |",
+        "Order of the outputs: arousal, then valence.",
+        "Label scale: 1 (least) to 7 (most)",
+        "of 8 speakers",
+        "test1: 18 utterances; speakers: 3 unseen.",
+        "Inferring emotions of people at work or in education",
+        "AI Act, Regulation (EU) 2024/1689, Article 5(1)(f)",
+        "Decisions about a person",
+        "Use without the consent",
+        "Voice vectors are biometric data, with or without names",
+    ):
+        assert words in text
+    for words in ("own_statistics", "The model knew some of the tested speakers", str(tested_checkpoint.parent)):
+        assert words not in text
+
+
+def test_a_moved_checkpoint_needs_its_run_beside_it(moved, metrics, tmp_path):
+    """Of other tests there, none is taken."""
+    export(moved, str(tmp_path / "without"))
+    assert "No test result was found" in card_of(tmp_path / "without")[1]
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics | {"model": "other"}))
+    (tmp_path / "run").mkdir()
+    metrics["splits"]["test1"]["speakers"] = {"unseen": 2, "adaptation": 1}
+    (tmp_path / "run" / "metrics.json").write_text(json.dumps(metrics))
+    export(moved, str(tmp_path / "beside"))
+    text = card_of(tmp_path / "beside")[1]
+    assert "The model knew some of the tested speakers" in text
     assert "Speakers with an embedding learnt in pre-training: 8." in text
 
 
@@ -92,34 +119,19 @@ def test_a_model_of_speaker_features_isnt_shared():
         _check_reads_audio(module, "f.ckpt", onnx=False)
 
 
-def test_the_card_states_what_is_prohibited_and_what_stays_biometric(bundle_folder):
-    _, text = card_of(bundle_folder)
-    for words in (
-        "Inferring emotions of people at work or in education",
-        "AI Act, Regulation (EU) 2024/1689, Article 5(1)(f)",
-        "Decisions about a person",
-        "Use without the consent",
-        "Voice vectors are biometric data, with or without names",
-    ):
-        assert words in text
-
-
-def test_without_any_test_a_bundle_is_raw_and_works(finetuned_checkpoint, recordings, tmp_path, capsys):
-    export(str(finetuned_checkpoint), str(tmp_path / "bundle"))
-    shown = capsys.readouterr().out
-    assert "calibration none, for there is no speaker bank beside the checkpoint (--bank" in shown
+def test_without_any_test_a_bundle_is_raw_and_works(exported, finetuned_checkpoint, recordings):
+    recognizer, text, shown = exported(checkpoint=finetuned_checkpoint)
+    assert "calibration none: no speaker bank lies beside the checkpoint" in shown
     assert "no intervals" in shown
-    flags = ("--model", tmp_path / "bundle", "--out", tmp_path / "p.csv", "--speaker-from", "folder", "--device", "cpu")
-    assert ser("annotate", recordings[0].parent, *flags) == 0
-    metadata, text = card_of(tmp_path / "bundle")
-    assert "model-index" not in metadata
+    assert recognizer.predict(recordings[:2], "anna")["arousal_raw"].notna().all()
     assert "No test result was found" in text
     assert "calibrated to each speaker" not in text
-    assert not (tmp_path / "bundle" / "speaker_bank.safetensors").exists()
+    assert recognizer.bundle.bank is None
 
 
-def test_intervals_are_measured_on_validation_speakers(exported, synthetic_corpus):
-    recognizer, text, shown = exported("--corpus", synthetic_corpus, "--coverage", 0.5)
+def test_intervals_are_measured_on_validation_speakers(exported, synthetic_corpus, monkeypatch):
+    monkeypatch.setattr(ConformalTable, "fit", partial(ConformalTable.fit, coverage=0.5))
+    recognizer, text, shown = exported("--corpus", synthetic_corpus)
     assert "intervals of about 50% measured on 1 validation speakers" in shown
     assert "Half-width of 50% intervals" in text
     frame = recognizer.predict(sorted((synthetic_corpus / "Audios").glob("*_0009_*.wav")), "anna")
@@ -130,11 +142,11 @@ def test_intervals_are_measured_on_validation_speakers(exported, synthetic_corpu
     assert width == pytest.approx(errors[4:].max(), abs=1e-4)
 
 
-def test_the_weight_of_labels_is_measured_on_predictions_by_all_that_a_validation_speaker_says(
-    exported, synthetic_corpus
-):
-    recognizer, _, _ = exported("--corpus", synthetic_corpus)
+def test_labels_weigh_as_on_validation_speakers_of_whom_one_is_too_few_for_an_interval(exported, synthetic_corpus):
+    recognizer, text, _ = exported("--corpus", synthetic_corpus)
+    assert text.count("need 9 validation speakers. Where there were fewer") == 1
     audio = sorted((synthetic_corpus / "Audios").glob("*_0009_*.wav"))
+    assert recognizer.predict(audio[0])[["arousal_low", "arousal_high"]].to_numpy().tolist() == [[1, 7]]
     recognizer.enroll("anna", audio)
     frame = recognizer.predict(audio, "anna")
     assert set(frame["calibration_utterances"]) == {6}
@@ -146,43 +158,19 @@ def test_the_weight_of_labels_is_measured_on_predictions_by_all_that_a_validatio
         assert vars(found) == pytest.approx(vars(expected), abs=1e-3)
 
 
-def test_too_few_speakers_for_an_interval_and_a_default_that_scores_below_raw_predictions(
-    exported, synthetic_corpus, monkeypatch
-):
-    scores = iter([(0.5, 0.4), (0.3, 0.4)])
-    monkeypatch.setattr("ser_personal.sharing.export._mean_scores", lambda *_: next(scores))
-    recognizer, text, shown = exported("--corpus", synthetic_corpus)
-    assert "so far: none .500 and .400; pldc .300 and .400" in shown
-    assert "; on these 1 validation speakers it scores below raw predictions (--calibration none)" in shown
-    assert "fewer than 9 give no width" in shown
-    assert "none .500 and .400; pldc .300" in text
-    assert text.count("need 9 validation speakers. Where there were fewer") == 1
-    assert "whole scale (" not in text
-    frame = recognizer.predict(next((synthetic_corpus / "Audios").glob("*.wav")))
-    assert frame[["arousal_low", "arousal_high"]].to_numpy().tolist() == [[1, 7]]
-
-
-@pytest.mark.parametrize(("seconds", "what"), [(float("nan"), "can't be read"), (1.0, "no such audio file")])
-def test_a_validation_segment_that_cant_be_decoded_is_the_recognisers_to_tell(seconds, what, tmp_path):
-    segment = Utterance("a", tmp_path / "a.wav", "validation", "anna", start=1.0, seconds=seconds)
-    assert what in str(_recording_of(segment).fault)
-
-
-def test_calibrations_are_compared_on_validation_and_the_option_decides(
-    exported, tested_checkpoint, relabelled, recordings, tmp_path
-):
-    bank = SpeakerBank.load(tested_checkpoint.with_suffix(".speaker_bank.safetensors"))
+def test_calibrations_are_compared_on_validation_and_the_option_decides(exported, moved, relabelled, recordings):
+    path = Path(moved).with_suffix(".speaker_bank.safetensors")
+    bank = SpeakerBank.load(path)
     arrays = {name: getattr(bank, name)[:5] for name in ("speaker_ids", "vectors", "count", "label_mean", "label_std")}
-    replace(bank, **arrays).save(tmp_path / "five.safetensors")
+    replace(bank, **arrays).save(path)
 
     def validate(row):
         if row["SpkrID"] not in arrays["speaker_ids"]:
             row["Split_Set"] = "Development"
 
-    of_five = ("--corpus", relabelled(validate), "--bank", tmp_path / "five.safetensors")
-    for name, corpus in (("posterior", of_five), ("none", ())):
-        recognizer, text, shown = exported("--calibration", name, *corpus, name=name)
-        assert f"calibration {name}, as --calibration says" in shown
+    for name, corpus in (("posterior", ["--corpus", relabelled(validate)]), ("none", [])):
+        recognizer, text, shown = exported("--calibration", name, *corpus, name=name, checkpoint=moved)
+        assert f"calibration {name}\n" in shown
         if corpus:
             (line,) = [line for line in shown.splitlines() if "over 7 validation speakers" in line]
             assert all(f"{other} " in line for other in ("none", "pldc", "posterior"))
@@ -229,74 +217,51 @@ def refused(capsys, tmp_path):
     return run
 
 
-def test_what_can_not_be_exported(refused, tested_checkpoint, synthetic_corpus, tmp_path, monkeypatch):
+def test_what_can_not_be_exported(refused, tested_checkpoint, moved, synthetic_corpus, tmp_path, monkeypatch):
+    posterior = ("--calibration", "posterior")
     refused(tmp_path / "no.ckpt", what="no such checkpoint")
-    refused(tested_checkpoint, "--bank", tmp_path / "no.safetensors", what="no speaker bank here")
-    refused(tested_checkpoint, "--run", tmp_path, what="no metrics.json to read")
-    for content in ({}, {"model": "other", "splits": {}, "pldc": {}}):
-        (tmp_path / "metrics.json").write_text(json.dumps(content))
-        refused(tested_checkpoint, "--run", tmp_path, what="isn't the metrics.json of a test with PLDC of this model")
     refused(tested_checkpoint, "--corpus", tmp_path / "nowhere", what="no such corpus")
-    refused(tested_checkpoint, "--calibration", "posterior", what="holds no posterior. Export it with --corpus")
-    few = ("--calibration", "posterior", "--corpus", synthetic_corpus)
-    refused(tested_checkpoint, *few, what="the posterior: can't be fitted on 1 validation speakers")
-    groups = "--group_speakers: 8 training speakers can't be put in groups of 9. Give a number from 2 to 8"
+    refused(tested_checkpoint, *posterior, what="holds no posterior. Export it with --corpus")
+    refused(tested_checkpoint, *posterior, "--corpus", synthetic_corpus, what="0 validation speakers have labels")
+    groups = "--group_speakers: 8 training speakers can't be put in groups of 9"
     refused(tested_checkpoint, "--group_speakers", "9", what=groups)
-    bank = SpeakerBank.load(tested_checkpoint.with_suffix(".speaker_bank.safetensors"))
-    of_three = {name: getattr(bank, name)[..., :3] for name in ("vectors", "training_mean", "training_std")}
-    replace(bank, **of_three).save(tmp_path / "other.safetensors")
-    refused(tested_checkpoint, "--bank", tmp_path / "other.safetensors", what="and vectors of 3 values, the model")
-    replace(bank, scale=(1, 5)).save(tmp_path / "scale.safetensors")
-    flags = ("--bank", tmp_path / "scale.safetensors", "--corpus", synthetic_corpus)
-    refused(tested_checkpoint, *flags, what="labels are on a scale of 1 to 7, the speaker bank's on 1 to 5")
-    refused(tested_checkpoint, "--public", what="--public: is for the hub")
     refused(tested_checkpoint, "--push", "voices", what="voices isn't a name on")
+    bank = Path(moved).with_suffix(".speaker_bank.safetensors")
+    replace(SpeakerBank.load(bank), scale=(1, 5)).save(bank)
+    what = "labels are on a scale of 1 to 7, the speaker bank's on 1 to 5"
+    refused(moved, "--corpus", synthetic_corpus, what=what)
+    (tmp_path / "metrics.json").write_text("{")
+    refused(moved, what="metrics.json: isn't JSON")
     monkeypatch.setattr("ser_personal.recognition.network.find_spec", lambda _: None)
-    packages = "--onnx: needs the package onnx. `pip install onnx onnxscript onnxruntime`"
-    refused(tested_checkpoint, "--onnx", what=packages)
+    refused(tested_checkpoint, "--onnx", what="--onnx: needs the package onnx")
 
 
-def test_bank_and_test_run_of_another_model_are_refused_until_a_test_of_this_one(
-    refused, tested_checkpoint, synthetic_corpus, tmp_path
-):
-    """As `ser fit --replace` leaves them."""
-    retrained, old = tmp_path / "finetune.ckpt", tested_checkpoint.with_suffix(".speaker_bank.safetensors")
-    content = torch.load(tested_checkpoint, weights_only=True)
+def test_a_bank_of_another_model_is_refused_until_a_test_of_this_one(refused, moved, synthetic_corpus, tmp_path):
+    """As `ser fit --replace` leaves it."""
+    content = torch.load(moved, weights_only=True)
     content["state_dict"]["personalized.encoder.network.masked_spec_embed"] += 1
-    torch.save(content, retrained)
-    (run,) = (path.parent for path in tested_checkpoint.parent.rglob("metrics.json"))
-    refused(retrained, "--run", run, what="isn't the metrics.json of a test with PLDC of this model")
-    beside = shutil.copy(old, retrained.with_suffix(".speaker_bank.safetensors"))
-    for flags, bank in ((), beside), (("--bank", old), old):
-        refused(retrained, *flags, what=f"{bank}: was made by another model than {retrained}")
+    torch.save(content, moved)
+    bank = Path(moved).with_suffix(".speaker_bank.safetensors")
+    refused(moved, what=f"{bank}: was made by another model than {moved}")
     running = trainer(tmp_path / "run", callbacks=[PLDCCallback(k=3, draws=1)])
-    running.test(finetuning(), datamodule=emotion_data(synthetic_corpus), ckpt_path=retrained, verbose=False)
-    export(str(retrained), str(tmp_path / "tested"))
-    assert read_bundle(tmp_path / "tested").bank.fingerprint == SpeakerBank.load(beside).fingerprint
+    running.test(finetuning(), datamodule=emotion_data(synthetic_corpus), ckpt_path=moved, verbose=False)
+    export(moved, str(tmp_path / "tested"))
+    assert read_bundle(tmp_path / "tested").bank.fingerprint == SpeakerBank.load(bank).fingerprint
     assert "test1: 18 utterances" in card_of(tmp_path / "tested")[1]
 
 
-def test_a_bank_of_a_test_on_other_labels_is_refused(refused, tested_checkpoint, synthetic_corpus, tmp_path):
-    utterances = MSPPodcast(str(synthetic_corpus)).utterances
+def test_a_bank_of_a_test_on_other_labels_is_refused_and_training_audio_may_be_gone(
+    refused, exported, tested_checkpoint, synthetic_corpus, tmp_path
+):
+    corpus = shutil.copytree(synthetic_corpus, tmp_path / "corpus")
+    utterances = MSPPodcast(str(corpus)).utterances
     flipped = [replace(each, labels={name: 8 - label for name, label in each.labels.items()}) for each in utterances]
     write_corpus(flipped, tmp_path / "flipped.csv")
     what = "--corpus: has other training speakers or labels than the speaker bank"
     refused(tested_checkpoint, "--corpus", tmp_path / "flipped.csv", what=what)
-
-
-def test_a_run_of_the_model_may_be_of_another_bank_and_training_audio_may_be_gone(
-    tested_checkpoint, synthetic_corpus, tmp_path
-):
-    (run,) = (path.parent for path in tested_checkpoint.parent.rglob("metrics.json"))
-    metrics = json.loads((run / "metrics.json").read_text())
-    (tmp_path / "run").mkdir()
-    metrics["model"] = f"{'0' * 32}-{metrics['model'].rpartition('-')[2]}"
-    (tmp_path / "run" / "metrics.json").write_text(json.dumps(metrics))
-    corpus = shutil.copytree(synthetic_corpus, tmp_path / "corpus")
     for each in MSPPodcast(str(corpus)).splits.train:
         each.path.unlink()
-    export(str(tested_checkpoint), str(tmp_path / "bundle"), run=str(tmp_path / "run"), corpus=str(corpus))
-    assert "test1: 18 utterances" in card_of(tmp_path / "bundle")[1]
+    exported("--corpus", corpus)
 
 
 def test_a_bank_of_a_model_with_adapters_is_of_the_merged_one(synthetic_corpus, tmp_path):
@@ -310,20 +275,6 @@ def test_a_bank_of_a_model_with_adapters_is_of_the_merged_one(synthetic_corpus, 
     running.test(module, datamodule=data, ckpt_path=checkpoint, verbose=False)
     export(str(checkpoint), str(tmp_path / "bundle"))
     assert len(read_bundle(tmp_path / "bundle").bank.speaker_ids) == 8
-
-
-def test_a_moved_checkpoint_needs_its_run_beside_it(tested_checkpoint, tmp_path):
-    """A later test of categorical emotion is passed over."""
-    bank = ".speaker_bank.safetensors"
-    moved = shutil.copy(tested_checkpoint, tmp_path / "moved.ckpt")
-    shutil.copy(tested_checkpoint.with_suffix(bank), tmp_path / f"moved{bank}")
-    export(str(moved), str(tmp_path / "without"))
-    assert "No test result was found" in card_of(tmp_path / "without")[1]
-    (metrics,) = tested_checkpoint.parent.rglob("metrics.json")
-    shutil.copytree(metrics.parent, tmp_path / "run")
-    (tmp_path / "metrics.json").write_text(json.dumps({"emotions": ["joy", "anger"], "splits": {}}))
-    export(str(moved), str(tmp_path / "beside"))
-    assert "test1: 18 utterances; speakers: 3 unseen." in card_of(tmp_path / "beside")[1]
 
 
 def test_a_bundle_of_raw_features_predicts_as_its_checkpoint(synthetic_corpus, tmp_path):

@@ -75,23 +75,11 @@ def test_a_bundle_pushed_and_loaded_by_its_name(hub, tested_checkpoint, tmp_path
         EmotionRecognizer.from_pretrained("anna/voices", revision="v9")
 
 
-def test_single_speakers_are_published_only_when_asked_for(
-    hub, tested_checkpoint, finetuned_checkpoint, tmp_path, capsys
-):
-    export = ["export", tested_checkpoint, "--push", "anna/open", "--public", "--out"]
-    assert ser(*export, tmp_path / "refused") == 2
-    assert "would publish voice vectors of 8 single speakers" in capsys.readouterr().err
-    assert not (tmp_path / "refused").exists()
-    assert hub.files == {}
-    assert ser(*export, tmp_path / "grouped", "--group_speakers", "4") == 0
-    assert ser(*export, tmp_path / "single", "--single_speakers") == 0
-    assert hub.private == {"anna/open": False}
-    assert ser("export", tested_checkpoint, "--push", "anna/open", "--out", tmp_path / "private") == 2
+def test_a_public_repository_gets_no_bundle(hub, tested_checkpoint, tmp_path, capsys):
+    hub.files["anna/open"], hub.private["anna/open"] = {}, False
+    assert ser("export", tested_checkpoint, "--push", "anna/open", "--out", tmp_path / "bundle") == 2
     assert "anna/open is a public repository" in capsys.readouterr().err
-    without_bank = ["export", finetuned_checkpoint, "--push", "anna/anyone", "--public", "--out", tmp_path / "anyone"]
-    assert ser(*without_bank) == 2
-    assert "would publish embeddings of 8 single speakers, biometric data. Add --anonymise" in capsys.readouterr().err
-    assert ser(*without_bank, "--anonymise") == 0
+    assert hub.files["anna/open"] == {}
 
 
 def test_where_the_hub_refuses_the_bundle_is_kept(hub, tested_checkpoint, tmp_path, capsys):

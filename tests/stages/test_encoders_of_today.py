@@ -48,7 +48,7 @@ def test_whisper_from_a_fit_over_a_test_to_annotated_audio(data, synthetic_corpu
     flags = ["--trainer.callbacks.draws", "1", *SHORT[-2:]]
     assert ser("test", "--ckpt_path", "finetune.ckpt", *configs("pldc.yaml"), *data, *flags) == 0
     run = max(Path("lightning_logs").glob("*/predictions.csv"), key=lambda path: path.stat().st_mtime_ns)
-    assert ser("export", "finetune.ckpt", "--out", "bundle", "--run", run.parent) == 0
+    assert ser("export", "finetune.ckpt", "--out", "bundle") == 0
     annotated = ["annotate", synthetic_corpus / "Audios", "--speaker-from", "none", "--device", "cpu"]
     assert ser(*annotated, "--model", "bundle", "--out", "annotated.csv", "--cut", "windows") == 0
     assert np.isfinite(pd.read_csv("annotated.csv")["arousal_raw"]).all()
