@@ -29,7 +29,7 @@ OF_FIT = [
     (
         "a stop by a score that isn't",
         "--trainer.callbacks+ EarlyStopping --trainer.callbacks.monitor val_acc",
-        "callbacks EarlyStopping: can't work on this model .*`val_acc` which is not available",
+        "metric `val_acc` which is not available",
     ),
     ("a callback that fails", "--trainer.callbacks+ Timer --trainer.callbacks.duration 00:00:00:20", "fit: .*Interval"),
     ("negative batches", "--trainer.limit_train_batches -3", "invalid value -3 for limit_train_batches"),
