@@ -130,11 +130,10 @@ def parse(
     parser.add_argument("--config", action="config", help="YAML with values for the arguments below")
     parser.add_function_arguments(function, as_group=False, fail_untyped=False)
     hints = get_type_hints(function)
-    if "verbose" not in hints:
-        parser.add_argument(VERBOSE, action="store_true", help="show what Lightning says, too")
+    parser.add_argument(VERBOSE, action="store_true", help="show what Lightning says, too")
     words = _as_flags(arguments, parser, {name: hints[name] == list[str] for name in positional})
     values = vars(parser.instantiate(parser.parse_args(words), instantiators=[(make, object, True)]))
-    return {name: value for name, value in values.items() if name in hints or name not in {"config", "verbose"}}
+    return {name: value for name, value in values.items() if name not in {"config", "verbose"}}
 
 
 def _as_flags(arguments: Sequence[str], parser: Any, positional: Mapping[str, bool]) -> list[str]:
@@ -201,6 +200,15 @@ def making(class_type: type) -> Iterator[None]:
         raise UserError(what, where=class_type.__name__, remedy="Correct its arguments, or the class") from error
 
 
+_UNKNOWN = re.compile(r"(?:unrecognized arguments: --|[Oo]ption ')([\w.]+)")
+_KEY = re.compile(r'Parser key "([^"]+)"')
+_PLAIN = {
+    r"^(.*) does not conform to restriction (.*)": r"\1 is out of range (\2)",
+    r"^Expected a dot import path string: (.*)": r"\1 is no class to choose here",
+    r"\b(?:fit|validate|test|predict)\.(data|model)\b": r"--\1",
+}
+
+
 class OneLineErrors:
     """A mixin for jsonargparse's parsers: errors are one line each, and no flag is guessed from its beginning."""
 
@@ -225,8 +233,17 @@ class OneLineErrors:
             if isinstance(ex, KeyError):
                 ex.subcommand_parser = self  # type: ignore[attr-defined]  # as jsonargparse does for stages
             super().error(message, ex)  # type: ignore[misc]
-        causes = _causes(ex)
-        where, what = _mistake_in(message, causes)
+        causes, what = _causes(ex), message
+        keys: list[str] = []
+        # of an argument inside a class jsonargparse raises an error for each, the outer from the inner one
+        for cause in causes:
+            what = str(cause) or what
+            if isinstance(cause, TypeError) and (named := _KEY.match(what)):
+                keys.append(named[1])
+        where = f"--{'.'.join(keys)}" if keys else None
+        for pattern, plain in _PLAIN.items():
+            what = re.sub(pattern, plain, what)
+        what = what.strip().rstrip(".")
         remedy = "`ser COMMAND --help` lists the arguments"
         if unknown := _UNKNOWN.search(what):
             parser: Any = getattr(causes[-1], "subcommand_parser", self) if causes else self
@@ -238,28 +255,3 @@ class OneLineErrors:
 
 def _causes(error: BaseException | None) -> list[BaseException]:
     return [] if error is None else [error, *_causes(error.__cause__)]
-
-
-_UNKNOWN = re.compile(r"(?:unrecognized arguments: --|[Oo]ption ')([\w.]+)")
-_KEY = re.compile(r'Parser key "([^"]+)"')
-_PLAIN = {
-    r"^(.*) does not conform to restriction (.*)": r"\1 is out of range (\2)",
-    r"^Expected a dot import path string: (.*)": r"\1 is no class to choose here",
-    r"\b(?:fit|validate|test|predict)\.(data|model)\b": r"--\1",
-}
-
-
-def _mistake_in(message: str, causes: Sequence[BaseException]) -> tuple[str | None, str]:
-    """Find the argument (None where it is no single one) and the reason in jsonargparse's report.
-
-    Of an argument inside a class it raises an error for each, the outer from the inner one.
-    """
-    keys: list[str] = []
-    reason = message
-    for cause in causes:
-        reason = str(cause) or reason
-        if isinstance(cause, TypeError) and (named := _KEY.match(reason)):
-            keys.append(named[1])
-    for pattern, plain in _PLAIN.items():
-        reason = re.sub(pattern, plain, reason)
-    return f"--{'.'.join(keys)}" if keys else None, reason.strip().rstrip(".")

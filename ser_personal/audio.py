@@ -241,8 +241,7 @@ def _open(path: Path) -> Iterator[soundfile.SoundFile]:
             if wrong := damage(path, file.extra_info):
                 raise UserError(wrong, where=path, remedy=BAD_AUDIO)
             if not LOWEST_RATE <= file.samplerate <= HIGHEST_RATE:
-                limits = f"{LOWEST_RATE:,} to {HIGHEST_RATE:,}"
-                what = f"has {file.samplerate:,} samples a second, where sound has {limits}"
+                what = f"has {file.samplerate:,} samples a second, where sound has {LOWEST_RATE:,} to {HIGHEST_RATE:,}"
                 raise UserError(what, where=path, remedy=BAD_AUDIO)
             yield file
     except DECODING_ERRORS as error:

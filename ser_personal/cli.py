@@ -184,9 +184,8 @@ def dispatch(argv: Sequence[str]) -> int:
     rest = with_found_configs(rest)
     if name in STAGES:
         check_before_imports(name, rest)
-        from ser_personal.stages.stage_cli import run
-
-        run([name, *(rest[:-1] if rest[-2:] == ["--help", "all"] else rest)])
+        stages = importlib.import_module("ser_personal.stages.stage_cli")
+        stages.run([name, *(rest[:-1] if rest[-2:] == ["--help", "all"] else rest)])
         return 0
     read_configs(rest)
     function = COMMANDS[name].load()
@@ -237,18 +236,14 @@ FLAGS = {
     "--trainer.logger": "TensorBoard; also CSVLogger, WandbLogger ...",
     "--ckpt_path": "a checkpoint to resume, or last",
 }
-EXAMPLES = {
-    "fit": "ser fit --config finetune.yaml --data.corpus CORPUS --model.papt_checkpoint papt.ckpt",
-    "validate": "ser validate --data.corpus CORPUS --ckpt_path finetune.ckpt",
-    "test": "ser test --config pldc.yaml --data.corpus CORPUS --ckpt_path finetune.ckpt",
-    "predict": "ser predict --data.corpus CORPUS --ckpt_path finetune.ckpt",
-}
 
 
 def help_page(stage: str) -> str:
     """Text of `ser STAGE --help`."""
     lines = [f"usage: ser {stage} --config NAME.yaml [--config MORE.yaml ...] [--FLAG VALUE ...]", ""]
-    lines += [f"{stage}: {STAGES[stage]}", f"  {EXAMPLES[stage]}", "", "flags that people change:"]
+    example = f"ser {stage} --config finetune.yaml --data.corpus CORPUS"
+    example += "" if stage == "fit" else " --ckpt_path finetune.ckpt"
+    lines += [f"{stage}: {STAGES[stage]}", f"  {example}", "", "flags that people change:"]
     lines += [f"  {flag:28}{meaning}" for flag, meaning in FLAGS.items()]
     lines += ["", "configs that ship (a file of the current folder wins; later ones change earlier ones):"]
     for name in (name for name in shipped_names() if "/" not in name):

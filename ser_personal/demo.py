@@ -72,11 +72,7 @@ class Stages:
         print(title, end=" ", flush=True)
         found: list[str] = []
         started = time.perf_counter()
-        try:
-            yield found
-        except BaseException:
-            print()
-            raise
+        yield found
         first, *more = found
         print(f"{first:<64}{time.perf_counter() - started:4.0f} s")
         for line in more:

@@ -14,14 +14,6 @@ def suffix(name: str) -> str:
     return ".mp3" if "MP3" in name else ".wav"
 
 
-def header(*, channels: int = 1, rate: int = 16_000, bits: int = 16, size: int = 3200, chunk: int = 16) -> bytes:
-    """Make a WAV of 1,600 samples, with these values in its header."""
-    width = channels * bits // 8
-    form = struct.pack("<HHIIHH", 1, channels, rate, rate * width % 2**32, width % 2**16, bits)
-    riff = struct.pack("<4sI4s4sI", b"RIFF", 36 + size, b"WAVE", b"fmt ", chunk)
-    return riff + form + struct.pack("<4sI", b"data", size) + bytes(3200)
-
-
 def speech(seed: int, seconds: float = 2, rate: int = SAMPLE_RATE) -> np.ndarray:
     """Noise that comes and goes."""
     rng = np.random.default_rng(seed)
@@ -62,15 +54,8 @@ BEYOND = "holds NaN, infinity or samples beyond 32 times full scale"
 HOSTILE = {
     "nothing": (b"", "can't be decoded"),
     "text": (b"no sound", "can't be decoded"),
-    "a header alone": (header()[:44], CUT),
-    "half a header": (header()[:20], "can't be decoded"),
-    "no channel": (header(channels=0), "can't be decoded"),
-    "65,535 channels": (header(channels=65_535), "Too many channels"),
-    "no sample rate": (header(rate=0), "can't be decoded"),
-    "a sample rate of 4 GHz": (header(rate=2**32 - 1), "can't be decoded"),
-    "a chunk of 4 GB before the sound": (header(chunk=2**32 - 1), "can't be decoded"),
+    "a header alone": (WAV[:44], CUT),
     "noise as an MP3": (bytes(range(256)) * 40, "can't be decoded"),
-    "the start of a FLAC": (b"fLaC\x00\x00", "can't be decoded"),
     "a WAV less a byte": (WAV[:-1], CUT),
     "half a FLAC": (channels(ONE, format="FLAC")[:20_000], f"{CUT}|can't be decoded"),
     "half an MP3": (MP3[: len(MP3) // 2], CUT),
@@ -86,17 +71,13 @@ HOSTILE = {
     "a WAV beyond 4 GB, as headers count": (LONG[:40] + struct.pack("<I", len(LONG) - 44 - 2**16) + LONG[44:], MORE),
     "399 samples": (channels(ONE[:399]), "is shorter than one frame"),
     "zeros": (channels(0 * ONE), "is silent from beginning to end"),
-    "a constant": (channels(0 * ONE + 0.25), "is silent from beginning to end"),
     "opposite phase": (channels(ONE, -ONE), CANCEL),
-    "opposite phase at 44.1 kHz": (channels(ONE, -0.9 * ONE, samplerate=44_100), CANCEL),
     "three channels that add up to nothing": (channels(ONE, -0.5 * ONE, -0.5 * ONE, format="FLAC"), CANCEL),
     "two parties of a call": (channels(ONE, OTHER), VOICES),
     "two parties heard in one another's channel": (channels(ONE + 0.1 * OTHER, 0.5 * OTHER + 0.05 * ONE), VOICES),
     "integers as floats": (channels(32_767 * ONE / abs(ONE).max(), subtype="FLOAT"), BEYOND),
-    "NaN": (spoilt(np.nan), BEYOND),
-    "infinity at 8 kHz": (spoilt(-np.inf, 8000), BEYOND),
     "a rate of 999 Hz": (channels(ONE, samplerate=999), "has 999 samples a second, where sound has 1,000 to"),
-    "a rate of 2 MHz": (channels(ONE, samplerate=2_000_000), "has 2,000,000 samples a second"),
+    "NaN": (spoilt(np.nan), BEYOND),
 }
 
 
@@ -104,21 +85,16 @@ FINE = {
     "a tag behind the samples": WAV + b"LIST\x04\x00\x00\x00INFO",
     "a tag before and after an MP3": TAG + MP3 + b"TAG" + bytes(125),
     "a recorder's WAV, filled up with zeros": WAV + bytes(2**15),
-    "pictures behind the samples": WAV + b"id3 " + (2**15).to_bytes(4, "little") + bytes(range(256)) * 128,
-    "stereo": channels(ONE, ONE + 0.01 * OTHER),
     "one channel silent": channels(ONE, 0 * ONE),
     "stereo of unequal level": channels(ONE, 0.02 * OTHER + 0.2 * ONE),
     "unrelated hiss": channels(ONE + 0.05 * np.sin(np.arange(len(ONE))), ONE[::1] * 0.9),
     "GSM 6.10": channels(ONE, subtype="GSM610", samplerate=8000),
-    "GSM 6.10 at 16 kHz": channels(ONE, subtype="GSM610"),
     **{name: channels(ONE, format=name) for name in ("AIFF", "AU", "RF64", "W64", "NIST", "CAF", "FLAC")},
     "an MP3 of constant bit rate without a header": headless("CONSTANT"),
     "Ogg": OGG,
     "Opus": OPUS,
     "an AU of a stream": (AU := channels(ONE, format="AU"))[:8] + b"\xff" * 4 + AU[12:],
     "µ-law": channels(ONE, subtype="ULAW", samplerate=8000),
-    "24 bits": channels(ONE, subtype="PCM_24", format="FLAC"),
-    "a little above full scale": channels(ONE * 1.5 / abs(ONE).max(), subtype="FLOAT"),
     "44,099 Hz": channels(ONE, samplerate=44_099),
     "a stream's WAV": WAV[:4] + b"\xff" * 4 + WAV[8:40] + b"\xff" * 4 + WAV[44:],
     "sox's stream": WAV[:40] + (0x7FFFF000).to_bytes(4, "little") + WAV[44:],

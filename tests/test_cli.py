@@ -44,13 +44,6 @@ def test_commands_explain_their_arguments(name, capsys):
         assert parameter.name in shown or parameter.kind is parameter.VAR_KEYWORD
 
 
-def test_all_arguments_of_a_stage(capsys):
-    with pytest.raises(SystemExit) as caught:
-        ser("fit", "--help", "all")
-    assert caught.value.code == 0
-    assert "usage: ser [options] fit" in capsys.readouterr().out
-
-
 def test_names_that_a_terminal_cant_show(tmp_path, monkeypatch):
     (tmp_path / "corpus.csv").write_text("path,speaker,split\n北京.wav,a,train\n", encoding="utf-8")
     terminal = TextIOWrapper(BytesIO(), encoding="cp1252", errors="strict")

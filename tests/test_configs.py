@@ -11,7 +11,7 @@ from garbage import INPUTS, files, is_read_or_refused
 from hypothesis import example, given, settings
 
 import ser_personal
-from ser_personal.arguments import SHIPPED, find_config, parse, read_configs, shipped_names, with_found_configs
+from ser_personal.arguments import SHIPPED, find_config, parse, read_configs, with_found_configs
 from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.cli import COMMANDS, STAGES, check_before_imports
 from ser_personal.data.augmentation import Augmentation
@@ -102,22 +102,15 @@ def test_the_ledger_says_of_every_setting_whose_it_is(owner):
     assert [name for name in defaults_of(owner) if name not in NO_SETTINGS and f"`{name}`" not in ledger] == []
 
 
-def test_a_config_is_found_by_the_name_of_one_that_ships(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    assert find_config("tiny/papt.yaml") == find_config("configs/tiny/papt.yaml") == SHIPPED / "tiny" / "papt.yaml"
-    assert {"papt.yaml", "tiny/papt.yaml"} <= set(shipped_names())
-    found = with_found_configs(["fit", "--config", "papt.yaml", "--config=tiny/papt.yaml", "-c", "a: {}\n"])
-    papt, tiny = (f"{SHIPPED}/{name}" for name in ("papt.yaml", "tiny/papt.yaml"))
-    assert found == ["fit", "--config", papt, f"--config={tiny}", "-c", "a: {}\n"]
-    assert capsys.readouterr().err == f"config papt.yaml is {papt}\nconfig tiny/papt.yaml is {tiny}\n"
-
-
-def test_a_file_of_the_folder_wins_and_is_named(tmp_path, monkeypatch, capsys):
+def test_a_config_is_found_by_the_name_of_one_that_ships_and_one_of_the_folder_wins(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "papt.yaml").write_text("trainer: {}\n")
-    (tmp_path / "mine.yaml").write_text("trainer: {}\n")
-    assert with_found_configs(["--config", "papt.yaml", "--config", "mine.yaml"])[1::2] == ["papt.yaml", "mine.yaml"]
-    assert capsys.readouterr().err == f"config papt.yaml is {tmp_path / 'papt.yaml'}\n"
+    assert find_config("tiny/papt.yaml") == find_config("configs/tiny/papt.yaml") == SHIPPED / "tiny" / "papt.yaml"
+    found = with_found_configs(["fit", "--config", "papt.yaml", "--config=tiny/papt.yaml", "-c", "a: {}\n"])
+    tiny = SHIPPED / "tiny" / "papt.yaml"
+    assert found == ["fit", "--config", "papt.yaml", f"--config={tiny}", "-c", "a: {}\n"]
+    said = f"config papt.yaml is {tmp_path / 'papt.yaml'}\nconfig tiny/papt.yaml is {tiny}\n"
+    assert capsys.readouterr().err == said
 
 
 def test_yaml_itself_is_a_config_of_any_length(tmp_path):

@@ -1,6 +1,6 @@
 """Command lines and YAML."""
 
-from fault import FIT, KMEANS, TEST, Fault, faults, given, text
+from fault import FIT, KMEANS, Fault, faults, given, text
 
 OWN = """from ser_personal import EmotionFineTuning
 class Mine(EmotionFineTuning):
@@ -18,13 +18,10 @@ OF_FIT = [
     ("other batches to resume", "--ckpt_path {finetune} --data.max_batch 5", r"with data\.max_batch 16, not 5\."),
     ("a device without its package", "--trainer.accelerator tpu", "ser fit: .*torch_xla"),
     ("weights in half precision", "--trainer.precision bf16-true", "Give --trainer.precision bf16-mixed"),
-    *(
-        (f"{words} as a callback", f"--trainer.callbacks+ {words}", "changes weights, rates or batches in a way that")
-        for words in (
-            "StochasticWeightAveraging --trainer.callbacks.swa_lrs 0.1",
-            "EMAWeightAveraging --trainer.callbacks.update_starting_at_step 1000",
-            "BatchSizeFinder",
-        )
+    (
+        "a callback of other weights",
+        "--trainer.callbacks+ StochasticWeightAveraging --trainer.callbacks.swa_lrs 0.1",
+        "changes weights, rates or batches in a way that",
     ),
     (
         "a stop by a score that isn't",
@@ -32,14 +29,9 @@ OF_FIT = [
         "metric `val_acc` which is not available",
     ),
     ("a callback that fails", "--trainer.callbacks+ Timer --trainer.callbacks.duration 00:00:00:20", "fit: .*Interval"),
-    ("negative batches", "--trainer.limit_train_batches -3", "invalid value -3 for limit_train_batches"),
 ]
 OF_OTHERS = [
-    ("a checkpoint on the web", [*TEST, "--ckpt_path", "http://127.0.0.1/x.ckpt"], "no such checkpoint"),
-    ("MFCC in half precision", [*KMEANS, "--precision", "bf16-true"], "--precision: .* bf16-true"),
     ("more clusters than frames", [*KMEANS, "--num_clusters", "60000"], "num_clusters: 60000 clusters for .* frames"),
-    ("a table of no kind", ["annotate", "{corpus}", "--model", "{bundle}", "--out", "{here}/out.xls"], "out.xls"),
-    ("a full folder to export to", ["export", "{finetune}", "--out", "{run}"], "isn't an empty folder"),
 ]
 
 
@@ -60,13 +52,9 @@ OF_CONFIG = [
     ("a command in YAML", "c.yaml, line 1: isn't YAML", yaml('!!python/object/apply:os.system ["touch touched"]\n')),
     ("a command as a model", "--model: Import path os.system does not", yaml(f"model: {COMMAND}\n")),
     ("a process as a callback", "--trainer.callbacks", yaml(f"trainer: {{callbacks: [{PROCESS}]}}\n")),
-    ("a process as a corpus", "--data.corpus: Import path subp", yaml(f"data: {{init_args: {{corpus: {PROCESS}}}}}\n")),
     ("an empty config", "c.yaml: holds no `name: value` lines", yaml("")),
     ("a config with tabs", "c.yaml, line 2: isn't YAML", yaml("model:\n\tspeed: 1\n")),
     ("a flag misspelt in YAML", r"'trainer\.max_epoch'\. Did you mean --trainer", yaml("trainer: {max_epoch: 1}\n")),
-    ("numbers as names", "Key must be a string, got: 1", yaml("1: 2\n")),
-    ("callbacks that are a number", "--trainer.callbacks", yaml("trainer: {callbacks: 3}\n")),
-    ("data that is a list", "--data: Not a valid subclass of LightningDataModule", yaml("data: [1, 2]\n")),
     (
         "null for a number",
         "learning_rate: float.* not 'NoneType'",
@@ -75,9 +63,7 @@ OF_CONFIG = [
 ]
 CONFIGS = [
     *faults(CONFIG, OF_CONFIG),
-    Fault("a folder as a config", [*FIT, "--config", "{here}"], "no such config file"),
     Fault("NaN for a number", [*FIT, "--model.learning_rate", "nan"], "--model.learning_rate: nan is out of range"),
-    Fault("infinity for a number", [*FIT, "--data.batch_seconds", "inf"], "--data.batch_seconds: inf is out of range"),
     Fault(
         "a config of another command",
         [*KMEANS, "--config", "{here}/c.yaml"],

@@ -53,13 +53,11 @@ OF_FIT_TABLE = [
 OF_MSP = [
     ("labels without a split", "no column Split_Set, EmoV", labels("labels_consensus.csv", "FileName,EmoAct,SpkrID")),
 ]
-SCALE = ["check", "CSVCorpus", "--corpus.path", "{here}/corpus.csv", "--corpus.scale", "[7,1]"]
 CORPORA = [
     *faults(CHECK, OF_CHECK),
     *faults(CHECK, OF_AUDIO, code=1),
     *faults(TURNS, OF_TURNS),
     *faults(FIT_TABLE, OF_FIT_TABLE),
-    Fault("a scale upside down", SCALE, r"scale: \(7.0, 1.0\) is an empty range", table()),
     *faults(MSP, OF_MSP),
     Fault("attributes twice", [*FIT, "--model.attributes", "[arousal,arousal]"], "can't be arousal, arousal"),
 ]

@@ -46,13 +46,10 @@ OF_CALIBRATE = [
 OF_VECTORS = [
     ("vectors that aren't there", "v.npz: no such file"),
     ("vectors cut short", r"v.npz: isn't a complete \.npz file", copied("vectors", "v.npz", cut)),
-    ("vectors of several lengths", r"holds arrays of the shapes \(2,\), \(3,\)", vectors(a=np.ones(2), b=np.ones(3))),
-    ("vectors of NaN", "the pooled vector of utterance 0 holds NaN", all_of(np.full(16, np.nan))),
     ("vectors of another width", r"pooled \(18, 3\) are not", all_of(np.ones(3))),
 ]
 OF_REPORT = [
     ("a run with broken metrics", "metrics.json: broken JSON", in_run("metrics.json", cut)),
-    ("a run with foreign metrics", "run: isn't one complete test run", in_run("metrics.json", put("[]"))),
     ("a run with broken predictions", "predictions.csv: can't be read", in_run("predictions.csv", put('a,"b\n1'))),
     ("a run without its columns", "predictions.csv: no column", in_run("predictions.csv", put("a,b\n1,2\n"))),
     ("a run with half its vectors", "run: isn't one complete test run", in_run("speakers.safetensors", cut)),

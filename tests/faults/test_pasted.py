@@ -1,22 +1,13 @@
 """What an error tells people to type works when it is pasted."""
 
-import ast
-import inspect
-import re
 import shlex
-from collections.abc import Iterator
 from dataclasses import asdict
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
-from command_line import REPOSITORY, configs, ser
+from command_line import configs, ser
 from fault import CHECK, FIT, KMEANS, PAPT, TEST, Fault, Good, Make, copied, sound, table, text
-from lightning.pytorch import Trainer
 from test_faults import filled
-
-TINY = [*configs("finetune.yaml", "tiny/finetune.yaml"), "--model.attributes", "[arousal]", "--data.num_workers", "0"]
 
 
 def case(words: str, command: list[str], make: Make = Fault.make, then: str = "") -> object:
@@ -70,39 +61,6 @@ PASTED = [
     case("--out two_timeline.html", ["report", "two.csv"], annotated),
     case("--out page.html", ["report", "two.csv", "--out", "page"], annotated),
 ]
-
-
-@cache
-def syntax() -> list[ast.AST]:
-    trees = (ast.parse(path.read_text()) for path in (REPOSITORY / "ser_personal").rglob("*.py"))
-    return [node for tree in trees for node in ast.walk(tree)]
-
-
-def all_of(kind: type[ast.AST]) -> Iterator[Any]:
-    return (node for node in syntax() if isinstance(node, kind))
-
-
-def remedies() -> set[str]:
-    """Every remedy in the package, names of variables for their values."""
-    told = [node.value for node in all_of(ast.keyword) if node.arg == "remedy"]
-    told += [node.value for node in all_of(ast.Assign) if "remedy" in ast.unparse(node.targets[0]).lower()]
-    texts = {ast.unparse(node) for node in told}
-    assert len(texts) > 100
-    return texts
-
-
-def test_every_flag_that_a_remedy_names_exists():
-    arguments = {arg.arg for node in all_of(ast.arguments) for arg in (*node.args, *node.kwonlyargs)}
-    fields = {node.target.id for node in all_of(ast.AnnAssign) if isinstance(node.target, ast.Name)}
-    known = {*(name.strip("_") for name in arguments | fields), *inspect.signature(Trainer.__init__).parameters}
-    known |= {"config", "ckpt_path", "data", "model"}
-    named = {flag for text in remedies() for flag in re.findall(r"--([a-z][\w.]*\w)(?![\w.{-])", text)} - {"help"}
-    assert len(named) > 30
-    assert {flag for flag in named if flag.rpartition(".")[2] not in known} <= {"nodes", "ntasks", "private"}
-
-
-def test_brackets_are_quoted_for_bash_and_zsh():
-    assert [text for text in remedies() if re.search(r"--[\w.]+ \[", text)] == []
 
 
 @pytest.mark.parametrize(("words", "command", "make", "then"), PASTED)
