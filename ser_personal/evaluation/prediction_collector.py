@@ -160,14 +160,13 @@ def _in_order(shards: Sequence[Arrays], utterances: Sequence[Utterance]) -> Coll
     # a device without a batch has no arrays
     held = [shard for shard in shards if shard]
     indices, first = np.unique(np.concatenate([shard["indices"] for shard in held]), return_index=True)
-
-    def column(name: str) -> NDArray[np.float64]:
-        # taken out, so that no more than one column is held twice
-        return np.concatenate([shard.pop(name) for shard in held])[first].astype(np.float64)
-
     kept = tuple(utterances[index] for index in indices)
+    predictions, pooled, labels = (
+        np.concatenate([shard[name] for shard in held])[first].astype(np.float64)
+        for name in ("predictions", "pooled", "labels")
+    )
     speaker_ids = tuple(utterance.speaker_id for utterance in kept)
-    return CollectedSet(kept, PredictedSet(column("predictions"), speaker_ids, column("pooled"), column("labels")))
+    return CollectedSet(kept, PredictedSet(predictions, speaker_ids, pooled, labels))
 
 
 def conditions_of(pl_module: Any, data: Any, utterances: Sequence[Utterance]) -> NDArray[np.str_]:

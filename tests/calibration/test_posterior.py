@@ -158,20 +158,6 @@ def test_what_can_be_neither_fitted_nor_calibrated():
         refused("not fitted", calibrator.calibrate, *inputs)
 
 
-def test_predictions_and_voice_are_weighed_by_their_precision_and_an_unrelated_voice_by_nothing():
-    rng = np.random.default_rng(0)
-    counts, true = rng.integers(5, 200, 400).astype(float), 4 + 0.5 * rng.normal(size=400)
-    own, voice = (posterior.Estimates(true + 0.2 * rng.normal(size=400), counts, 0.0) for _ in range(2))
-    labels = posterior.Estimates(true, counts, 0.0)
-    estimate, residual = posterior.Correction.fit(None, own, voice, labels)[0](own, voice.values)
-    # precisions 25, 25 and, of what is usual, 4
-    expected = (25 * own.values + 25 * voice.values + 4 * 4.0) / 54
-    np.testing.assert_allclose(estimate, own.values)
-    assert np.sqrt(np.mean((estimate + residual - expected) ** 2)) < 0.02
-    unrelated = voice._replace(values=np.random.default_rng(1).permutation(voice.values))
-    assert abs(posterior.Correction.fit(None, own, unrelated, labels)[0].regression.coefficients[1]) < 0.05
-
-
 @pytest.mark.parametrize(("rows", "width"), [(15, 3), (12, 40)])
 def test_left_out_speakers_are_predicted_by_fits_without_them(rows, width):
     rng = np.random.default_rng(rows)

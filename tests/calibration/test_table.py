@@ -68,15 +68,6 @@ def test_no_row_but_the_oracle_sees_a_test_label(rows, pldc):
         assert same != row.is_oracle, row.name
 
 
-def test_a_callers_own_calibrator_is_one_more_row(pldc):
-    own = {"posterior": lambda predictions, *_: np.full_like(predictions, 4.0)}
-    rows = calibration_table(TEST, pldc, standard_calibrators(pldc) | own)
-    by_name = {row.name: row for row in rows}
-    assert "affine" not in by_name
-    assert by_name["posterior"].scores["valence"].overall_ccc == 0
-    assert by_name["posterior"].predictions.shape == (1, *TEST.predictions.shape)
-
-
 def test_without_training_labels_an_attribute_stays_as_it_is_and_few_labels_fit_no_posterior(pldc, capsys):
     few = standard_calibrators(pldc, people("validation", 4, 2))
     assert {"affine", "posterior"} & {*few} == {"affine"}
