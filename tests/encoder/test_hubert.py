@@ -1,7 +1,8 @@
 import json
+import os
 import re
+import shutil
 from contextlib import nullcontext
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -111,25 +112,13 @@ def test_freezing_stops_exactly_the_right_parameters(hubert_folder):
     )
 
 
-def bytes_kept(encoder: HubertEncoder) -> int:
-    """What a step keeps for its way back, the weights themselves left out."""
-    weights = {weight.data_ptr() for weight in encoder.parameters()}
-    kept: dict[int, int] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.data_ptr() not in weights:
-            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        encoder(padded_noise(LENGTHS), LENGTHS, time_mask=torch.ones(3, num_frames(8000), dtype=torch.bool))
-    return sum(kept.values())
-
-
 def test_frozen_layers_keep_nothing_for_the_way_back(hubert_folder):
-    kept = [bytes_kept(built(hubert_folder, freeze_layers=layers).train()) for layers in (0, 1, 2)]
-    assert kept[2] < kept[1] < 0.6 * kept[0]
-    assert kept[2] < 0.1 * kept[0]
+    for frozen, learns in ((0, [True, True]), (1, [False, True]), (2, [False, False])):
+        encoder, keeps = built(hubert_folder, freeze_layers=frozen).train(), []
+        for layer in encoder.layers:
+            layer.register_forward_hook(lambda _, __, output, keeps=keeps: keeps.append(output.requires_grad))
+        encoder(padded_noise(LENGTHS), LENGTHS, time_mask=torch.ones(3, num_frames(8000), dtype=torch.bool))
+        assert keeps == learns
 
 
 @torch.no_grad()
@@ -141,10 +130,6 @@ def test_a_saved_config_rebuilds_the_architecture_without_the_folder(hubert_fold
         waveforms = padded_noise(EQUAL)
         torch.testing.assert_close(rebuilt(waveforms, EQUAL).frames, encoder(waveforms, EQUAL).frames, atol=0, rtol=0)
         assert rebuilt.config == encoder.config
-
-
-def test_a_path_is_named_in_what_is_made_of_it_as_text_is(hubert_folder):
-    assert built(Path(hubert_folder)).pretrained == hubert_folder
 
 
 def test_dropout_is_of_training_alone_and_nothing_else_is_random(hubert_folder):
@@ -167,17 +152,11 @@ def test_no_such_layer_and_no_hook_left_behind(hubert_folder):
     assert not encoder.layers[0]._forward_hooks
 
 
-def refused_by(folder: Path, line: str) -> None:
-    refused(f"^encoder {folder}: .*{line}", HubertEncoder(str(folder)).build)
-
-
 def test_an_empty_folder_and_half_the_weights_are_one_line(network_folders, tmp_path):
-    refused_by(tmp_path, "can't be loaded")
-    whole = network_folders["hubert", "layer"]
-    (tmp_path / "config.json").write_text((whole / "config.json").read_text())
-    weights = (whole / "model.safetensors").read_bytes()
-    (tmp_path / "model.safetensors").write_bytes(weights[: len(weights) // 2])
-    refused_by(tmp_path, "can't be loaded")
+    refused("can't be loaded", HubertEncoder(str(tmp_path)).build)
+    shutil.copytree(network_folders["hubert", "layer"], tmp_path, dirs_exist_ok=True)
+    os.truncate(tmp_path / "model.safetensors", 10_000)
+    refused("can't be loaded", HubertEncoder(str(tmp_path)).build)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +176,7 @@ def test_weights_and_configs_that_do_not_fit(network_folders, tmp_path, weights,
     settings = json.loads((folder / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(settings | config))
     save_file(weights(load_file(folder / "model.safetensors")), tmp_path / "model.safetensors", {"format": "pt"})
-    refused_by(tmp_path, line)
+    refused(f"^encoder {tmp_path}: .*{line}", HubertEncoder(str(tmp_path)).build)
 
 
 def test_weights_in_half_precision_behind_a_prefix_beside_a_head_without_a_mask_embedding(
@@ -227,22 +206,6 @@ def test_gradient_scale_scales_gradients_and_nothing_else():
         gradients.append(torch.cat([weight.grad.flatten() for weight in front_end.parameters()]))
     torch.testing.assert_close(frames[1], frames[0])
     torch.testing.assert_close(gradients[1], 0.1 * gradients[0], atol=1e-3, rtol=1e-4)
-    with torch.no_grad():
-        assert not front_end(padded_noise(LENGTHS), LENGTHS).requires_grad
-    front_end.requires_grad_(requires_grad=False)
-    assert not front_end(padded_noise(LENGTHS), LENGTHS).requires_grad
-
-
-@torch.no_grad()
-def test_energy_reaches_the_transformer(tiny):
-    inputs, length = [], torch.tensor([5000])
-    tiny.network.encoder.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
-    for waveforms in (0.1 * padded_noise(length), padded_noise(length)):
-        tiny(waveforms, length)
-    # no norm in between: ten times the amplitude is log 100 more in every bin
-    louder_by = torch.full((40,), 100.0).log() / tiny.front_end.std
-    wanted = tiny.network.feature_projection.projection.weight @ louder_by
-    torch.testing.assert_close(inputs[1] - inputs[0], wanted.expand_as(inputs[0]), atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("lengths", [(8_000, 8_000), (8_000, 6_000)])

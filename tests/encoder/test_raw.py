@@ -1,5 +1,3 @@
-from contextlib import nullcontext
-
 import numpy as np
 import pytest
 import torch
@@ -8,7 +6,7 @@ from garbage import refused
 from tiny_models import padded_noise
 
 from ser_personal.audio import num_frames
-from ser_personal.encoder.base import Encoder, mean_pool
+from ser_personal.encoder.base import Encoder
 from ser_personal.encoder.hubert import TinyEncoder
 from ser_personal.encoder.personalized import saved_encoder
 from ser_personal.encoder.raw import CachedFeatures, LogMelEncoder, LogMelFrontEnd, MFCCEncoder, mfcc_functionals
@@ -19,30 +17,21 @@ LENGTHS = torch.tensor([9_000, 16_000, 6_000])
 KINDS = [(LogMelEncoder, 80), (MFCCEncoder, 39)]
 
 
-def clips() -> list[np.ndarray]:
-    rng = np.random.default_rng(0)
-    times = np.arange(16_000) / 16_000
-    return [
-        (0.3 * np.sin(2 * np.pi * (120 + 40 * k) * times) + 0.02 * rng.normal(size=16_000)).astype(np.float32)[:length]
-        for k, length in enumerate(LENGTHS.tolist())
-    ]
-
-
-def padded() -> torch.Tensor:
-    return torch.nn.utils.rnn.pad_sequence([torch.from_numpy(clip) for clip in clips()], batch_first=True)
+def clips() -> list[torch.Tensor]:
+    return [waveform[:length] for waveform, length in zip(padded_noise(LENGTHS), LENGTHS, strict=True)]
 
 
 def built(kind: type[Encoder]) -> Encoder:
     encoder = kind()
     encoder.build()
-    encoder.fit_front_end(lambda limit: iter(clips()[:limit]))
+    encoder.fit_front_end(lambda limit: iter([clip.numpy() for clip in clips()][:limit]))
     return encoder
 
 
 @pytest.mark.parametrize(("kind", "dim"), KINDS)
 def test_frames_are_standardised_whatever_the_batch_and_come_back(kind: type[Encoder], dim: int) -> None:
     encoder = built(kind)
-    output = encoder(padded(), LENGTHS)
+    output = encoder(padded_noise(LENGTHS), LENGTHS)
     real = output.frames[output.frame_mask]
     assert encoder.dim == real.shape[1] == dim
     assert torch.allclose(real.mean(0), torch.zeros(dim), atol=1e-2)
@@ -50,24 +39,14 @@ def test_frames_are_standardised_whatever_the_batch_and_come_back(kind: type[Enc
     assert torch.allclose(real.std(0, correction=0)[varied], torch.ones(int(varied.sum())), atol=1e-2)
     assert output.frame_mask.sum(1).tolist() == num_frames(LENGTHS).tolist()
     last = Personalization(make_fusion("last", dim), torch.ones(3, dim))
-    torch.testing.assert_close(encoder(padded(), LENGTHS, personalization=last).frames, output.frames + 1)
+    torch.testing.assert_close(encoder(padded_noise(LENGTHS), LENGTHS, personalization=last).frames, output.frames + 1)
     for row, clip in enumerate(clips()):
-        alone = encoder(torch.from_numpy(clip)[None], LENGTHS[row : row + 1]).frames[0]
+        alone = encoder(clip[None], LENGTHS[row : row + 1]).frames[0]
         torch.testing.assert_close(output.frames[row][output.frame_mask[row]], alone)
     again = saved_encoder(encoder.config)
     again.build(encoder.config)
     again.load_state_dict(encoder.state_dict())
-    torch.testing.assert_close(again(padded(), LENGTHS).frames, output.frames)
-
-
-@pytest.mark.parametrize("kind", [kind for kind, _ in KINDS])
-def test_masks_are_made_where_the_frames_are(kind: type[Encoder], monkeypatch: pytest.MonkeyPatch) -> None:
-    # tensors without values in a GPU's place; lengths stay on the CPU
-    encoder = built(kind).to("meta")
-    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
-    output = encoder(torch.empty(3, 16_000, device="meta"), LENGTHS)
-    assert output.frame_mask.device == output.frames.device == torch.device("meta")
-    assert mean_pool(output).shape == (3, encoder.dim)
+    torch.testing.assert_close(again(padded_noise(LENGTHS), LENGTHS).frames, output.frames)
 
 
 class TrainingSet:
@@ -122,40 +101,18 @@ def test_log_mel_is_that_of_torchaudio_under_autocast_too():
         torch.testing.assert_close(front_end.features(waveforms, LENGTHS), wanted, atol=1e-4, rtol=1e-4)
 
 
-def test_fit_standardises_over_the_training_audio():
-    rng = np.random.default_rng(0)
-    clips = [(rng.uniform(0.01, 1) * rng.normal(size=length)).astype(np.float32) for length in (400, 3000, 9000)]
-    front_end, limits = LogMelFrontEnd(40), []
-    log_mels = np.concatenate([front_end.features(torch.from_numpy(clip)[None], None)[0].numpy() for clip in clips])
-    front_end.fit(lambda limit: limits.append(limit) or iter(clips))
+def test_statistics_are_of_some_training_audio_and_finite_for_silence():
+    limits, silence = [], LogMelFrontEnd(40)
+    silence.fit(lambda limit: limits.append(limit) or iter([np.zeros(4000, dtype=np.float32)]))
     assert limits == [500]
-    np.testing.assert_allclose(front_end.mean, log_mels.mean(0, dtype=np.float64), rtol=1e-5)
-    np.testing.assert_allclose(front_end.std, log_mels.std(0, dtype=np.float64), rtol=1e-4)
-    silence = LogMelFrontEnd(40)
-    silence.fit(lambda _: iter([np.zeros(4000, dtype=np.float32)]))
     assert silence(padded_noise(LENGTHS), LENGTHS).isfinite().all()
 
 
-VALUES = 39
-
-
-def noise(samples=16_000):
-    return (0.01 * np.random.default_rng(0).standard_normal(samples)).astype(np.float32)
-
-
 def test_ten_decibels_move_only_the_first_coefficient():
-    mean, std, *quantiles = (mfcc_functionals(noise() * np.float32(10**0.5)) - mfcc_functionals(noise())).reshape(7, -1)
-    louder = np.zeros(VALUES)
+    noise = 0.01 * clips()[0].numpy()
+    mean, std, *quantiles = (mfcc_functionals(noise * np.float32(10**0.5)) - mfcc_functionals(noise)).reshape(7, -1)
+    louder = np.zeros(39)
     louder[0] = np.log(10) * 23 / np.sqrt(23)  # an orthonormal DCT of 23 mel bins, each 10 dB louder
     for statistic in (mean, *quantiles):
         assert statistic == pytest.approx(louder, abs=1e-2)
-    assert std == pytest.approx(np.zeros(VALUES), abs=1e-2)
-
-
-def test_functionals_of_steady_sound_are_its_frame():
-    period = noise(160)  # Kaldi's hop, so that every frame is the same
-    mean, std, *quantiles = mfcc_functionals(np.tile(period, 40)).reshape(7, -1)
-    assert std == pytest.approx(np.zeros(VALUES), abs=1e-3)
-    for statistic in quantiles:
-        assert statistic == pytest.approx(mean, abs=1e-3)
-    assert mean[13:] == pytest.approx(np.zeros(26), abs=1e-3)
+    assert std == pytest.approx(np.zeros(39), abs=1e-2)
