@@ -53,11 +53,10 @@ def test_missing_foreign_truncated_and_junk(tmp_path):
     path = tmp_path / "papt.ckpt"
     for missing in (path, tmp_path):
         refused_checkpoint(missing, "no such checkpoint")
-    for content in ({"state_dict": {}}, [1, 2]):
-        torch.save(content, path)
-        refused_checkpoint(path, "isn't a checkpoint of ser_personal")
+    torch.save([1, 2], path)
+    refused_checkpoint(path, "isn't a checkpoint of ser_personal")
     torch.save({DESCRIPTION: {}, "state_dict": {"w": torch.randn(100, 10)}}, path)
-    for junk in (path.read_bytes()[:-1000], b"", b"hello world", b"\x80\x02q", pickle.dumps({1: 2})):
+    for junk in (path.read_bytes()[:-1000], b"", b"\x80\x02q"):
         path.write_bytes(junk)
         refused_checkpoint(path, "is truncated or no checkpoint")
 

