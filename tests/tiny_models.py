@@ -4,6 +4,7 @@ import threading
 from pathlib import Path
 from shutil import copytree
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 import yaml
@@ -15,6 +16,7 @@ from ser_personal.corpus.base import Corpus
 from ser_personal.data.emotion import EmotionDataModule
 from ser_personal.data.pretrain import PretrainDataModule
 from ser_personal.encoder.hubert import TinyEncoder
+from ser_personal.encoder.hugging_face import LoRA, PretrainedEncoder
 from ser_personal.finetune.module import EmotionFineTuning
 from ser_personal.pretrain.papt import PAPT
 from ser_personal.speakers.embedding import SpeakerEmbedding
@@ -131,6 +133,15 @@ def tiny_whisper(seconds: int) -> PreTrainedModel:
     sizes = {"d_model": 16, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "max_source_positions": 50 * seconds}
     words = {"vocab_size": 60, "pad_token_id": 50, "bos_token_id": 51, "eos_token_id": 52, "decoder_start_token_id": 53}
     return WhisperForConditionalGeneration(WhisperConfig(**shape, **sizes, **words))
+
+
+def built(kind: type[PretrainedEncoder], folder: str, lora: LoRA | None = None, **options: object) -> Any:
+    """An encoder with the weights in that folder."""
+    torch.manual_seed(0)
+    encoder = kind(folder, **options).eval()
+    encoder.build()
+    encoder.adapt(lora)
+    return encoder
 
 
 def padded_noise(lengths: torch.Tensor) -> torch.Tensor:

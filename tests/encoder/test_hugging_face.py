@@ -3,7 +3,7 @@ import sys
 import pytest
 import torch
 from garbage import refused
-from tiny_models import emotion_data, finetuning, fit, padded_noise, papt, pretrain_data
+from tiny_models import built, emotion_data, finetuning, fit, padded_noise, papt, pretrain_data
 
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.hugging_face import LoRA
@@ -13,10 +13,7 @@ ADAPTERS = LoRA(rank=2, alpha=4.0)
 
 
 def adapted(folder: str, lora: LoRA | None = None, **options: object) -> HubertEncoder:
-    torch.manual_seed(0)
-    encoder = HubertEncoder(folder, **options).eval()
-    encoder.build()
-    encoder.adapt(lora)
+    encoder = built(HubertEncoder, folder, lora, **options)
     for name, weight in encoder.named_parameters():
         # a new adapter's second half is zero, and layers begin alike
         if "lora_" in name or name == "layer_weights":
@@ -78,35 +75,26 @@ def test_adapters_alone_learn_above_frozen_layers(hubert_folder, peft):
     assert all("layers.1." in name for name in learning if "lora_" in name)
 
 
-def test_a_checkpoint_of_adapters_comes_back(network_folders, synthetic_corpus, tmp_path, peft):
-    module = finetuning(encoder=HubertEncoder(str(network_folders["hubert", "layer"])), lora=LoRA(rank=2))
-    data = emotion_data(synthetic_corpus, max_batch=4)
-    fit(module, data, tmp_path, max_steps=1).save_checkpoint(tmp_path / "finetune.ckpt")
-    saved = torch.load(tmp_path / "finetune.ckpt", weights_only=True)
-    again = finetuning(encoder=HubertEncoder("nowhere/at-all"))
-    again.on_load_checkpoint(saved)
-    again.load_state_dict(saved["state_dict"])
-    assert again.state_dict().keys() == module.state_dict().keys()
-    for name, weight in module.state_dict().items():
-        assert torch.equal(weight, again.state_dict()[name]), name
-    options = {"encoder": HubertEncoder("nowhere/at-all"), "initial_checkpoint": str(tmp_path / "finetune.ckpt")}
-    refused("--model.lora: the checkpoint has adapters", finetuning(**options, lora=LoRA(rank=3)).build, data)
-
-
-def test_pre_training_by_adapters_and_fine_tuning_from_it(
+def test_a_checkpoint_of_adapters_comes_back_and_fine_tuning_keeps_or_merges_them(
     network_folders, synthetic_corpus, synthetic_pseudo_labels, tmp_path, peft
 ):
     module = papt(encoder=HubertEncoder(str(network_folders["hubert", "layer"])), lora=LoRA(rank=2))
     data = pretrain_data(synthetic_corpus, synthetic_pseudo_labels)
     fit(module, data, tmp_path, max_steps=1).save_checkpoint(tmp_path / "papt.ckpt")
-    learnt = {}
-    for lora in (None, LoRA(rank=2)):
-        options = {"papt_checkpoint": str(tmp_path / "papt.ckpt"), "fusion": "last", "lora": lora}
-        tuned = finetuning(encoder=HubertEncoder(weighted_layers=True), **options)
-        tuned.build(emotion_data(synthetic_corpus))
-        learnt[lora] = {name for name, weight in tuned.personalized.encoder.named_parameters() if weight.requires_grad}
-        assert "layer_weights" in learnt[lora]
-    assert all("lora_" in name for name in learnt[LoRA(rank=2)] - {"layer_weights"})
+    saved = torch.load(tmp_path / "papt.ckpt", weights_only=True)
+    again = papt(encoder=HubertEncoder("nowhere/at-all"))
+    again.on_load_checkpoint(saved)
+    again.load_state_dict(saved["state_dict"])
+    torch.testing.assert_close(again.state_dict(), module.state_dict(), atol=0, rtol=0)
+
+    def tuned(lora):
+        module = finetuning(encoder=HubertEncoder(), papt_checkpoint=str(tmp_path / "papt.ckpt"), lora=lora)
+        module.build(emotion_data(synthetic_corpus))
+        return {name for name, weight in module.personalized.encoder.named_parameters() if weight.requires_grad}
+
+    assert all("lora_" in name for name in tuned(LoRA(rank=2)))
     # without --model.lora they are merged, and all weights learn
-    assert not any("lora_" in name for name in learnt[None])
-    assert "network.encoder.layers.0.attention.q_proj.weight" in learnt[None]
+    merged = tuned(None)
+    assert not any("lora_" in name for name in merged)
+    assert "network.encoder.layers.0.attention.q_proj.weight" in merged
+    refused("--model.lora: the checkpoint has adapters", tuned, LoRA(rank=3))

@@ -3,7 +3,7 @@ import pytest
 import tiny_models
 import torch
 from garbage import refused
-from tiny_models import padded_noise
+from tiny_models import built, padded_noise
 
 from ser_personal.audio import num_frames
 from ser_personal.encoder.base import mean_pool
@@ -22,9 +22,7 @@ NAMES = ("none", "first", "prefix", "concat", "last")
 
 @pytest.fixture
 def encoder(hubert_folder: str) -> HubertEncoder:
-    encoder = HubertEncoder(hubert_folder).eval()
-    encoder.build()
-    return encoder
+    return built(HubertEncoder, hubert_folder)
 
 
 @pytest.fixture
@@ -86,14 +84,15 @@ def test_fixed_features_are_added_as_large_as_the_frame(name):
 
 
 @torch.no_grad()
-def test_first_adds_to_masked_frames_too(encoder, speaker_embedding):
-    everything = torch.ones(2, num_frames(8000), dtype=torch.bool)
+def test_masked_frames_are_replaced_by_the_mask_embedding_and_first_adds_to_them_too(encoder, speaker_embedding):
+    time_mask = torch.rand(2, num_frames(8000), generator=torch.Generator().manual_seed(0)) < 0.5
     read = []
     encoder.network.encoder.register_forward_pre_hook(lambda _, args: read.append(args[0]))
     first = Personalization(make_fusion("first", DIM), speaker_embedding)
-    encoder(padded_noise(EQUAL), EQUAL, everything, first)
-    wanted = encoder.network.masked_spec_embed + speaker_embedding[:, None]
-    torch.testing.assert_close(read[0], wanted.expand_as(read[0]))
+    encoder(padded_noise(EQUAL), EQUAL)
+    assert encoder(padded_noise(EQUAL), EQUAL, time_mask, first).time_mask is time_mask
+    replaced = torch.where(time_mask[..., None], encoder.network.masked_spec_embed, read[0])
+    torch.testing.assert_close(read[1], replaced + speaker_embedding[:, None])
 
 
 def test_concat_projects_frame_beside_embedding():

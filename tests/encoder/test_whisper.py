@@ -1,7 +1,9 @@
+from functools import partial
+
 import pytest
 import torch
 from garbage import refused
-from tiny_models import padded_noise, tiny_whisper
+from tiny_models import built, padded_noise, tiny_whisper
 from transformers import WhisperFeatureExtractor, WhisperModel
 
 from ser_personal.encoder.hubert import HubertEncoder
@@ -10,6 +12,7 @@ from ser_personal.encoder.speaker_fusion import Personalization, make_fusion
 from ser_personal.encoder.whisper import WhisperEncoder
 
 LENGTHS = torch.tensor([24_000, 399, 16_001, 320])
+whisper = partial(built, WhisperEncoder)
 
 
 @pytest.fixture(scope="module")
@@ -19,18 +22,10 @@ def folder(tmp_path_factory) -> str:
     return str(path)
 
 
-def built(folder: str, lora: LoRA | None = None, **options: object) -> WhisperEncoder:
-    torch.manual_seed(0)
-    encoder = WhisperEncoder(folder, **options).eval()
-    encoder.build()
-    encoder.adapt(lora)
-    return encoder
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("weighted", [False, True])
 def test_frames_of_real_audio_are_the_public_models_in_a_batch_and_alone(folder, weighted):
-    encoder, waveforms = built(folder, weighted_layers=weighted), padded_noise(LENGTHS)
+    encoder, waveforms = whisper(folder, weighted_layers=weighted), padded_noise(LENGTHS)
     public, extractor = WhisperModel.from_pretrained(folder).eval(), WhisperFeatureExtractor(chunk_length=2)
     # what lies behind an utterance's end doesn't count
     dirty = torch.where(torch.arange(24_000) < LENGTHS[:, None], waveforms, 7.0)
@@ -51,7 +46,7 @@ def test_frames_of_real_audio_are_the_public_models_in_a_batch_and_alone(folder,
 
 @torch.no_grad()
 def test_of_longer_audio_what_fits_is_encoded(folder):
-    encoder, lengths = built(folder), torch.tensor([40_000])
+    encoder, lengths = whisper(folder), torch.tensor([40_000])
     waveforms = padded_noise(lengths)
     cut = encoder(waveforms[:, :32_000], torch.tensor([32_000]))
     torch.testing.assert_close(encoder(waveforms, lengths).frames, cut.frames, atol=0, rtol=0)
@@ -60,7 +55,7 @@ def test_of_longer_audio_what_fits_is_encoded(folder):
 @torch.no_grad()
 @pytest.mark.parametrize("fusion", ["first", "prefix", "last"])
 def test_speaker_embeddings_enter(folder, fusion):
-    encoder, waveforms = built(folder), padded_noise(LENGTHS)
+    encoder, waveforms = whisper(folder), padded_noise(LENGTHS)
     enters = Personalization(make_fusion(fusion, 16), torch.randn(4, 16))
     plain, changed = encoder(waveforms, LENGTHS), encoder(waveforms, LENGTHS, personalization=enters)
     assert changed.frames.shape == plain.frames.shape
@@ -72,24 +67,24 @@ def learning(encoder: WhisperEncoder) -> set[str]:
 
 
 def test_it_is_frozen_unless_layers_are_named(folder):
-    assert learning(built(folder)) == set()
-    assert learning(built(folder, weighted_layers=True)) == {"layer_weights"}
-    names = learning(built(folder, freeze_layers=1))
+    assert learning(whisper(folder)) == set()
+    assert learning(whisper(folder, weighted_layers=True)) == {"layer_weights"}
+    names = learning(whisper(folder, freeze_layers=1))
     assert "network.layers.1.fc1.weight" in names
     assert not any(name.startswith(("network.layers.0.", "network.conv", "network.embed")) for name in names)
-    encoder = built(folder, freeze_layers=0, gradient_checkpointing=True).train()
+    encoder = whisper(folder, freeze_layers=0, gradient_checkpointing=True).train()
     encoder(padded_noise(LENGTHS), LENGTHS).frames[..., 0].square().sum().backward()
     assert all(weight.grad is not None for weight in encoder.parameters() if weight.requires_grad)
-    refused("freeze_layers: 3 is out of range", built, folder, freeze_layers=3)
+    refused("freeze_layers: 3 is out of range", whisper, folder, freeze_layers=3)
 
 
 def test_adapters_learn_on_the_frozen_encoder(folder):
     pytest.importorskip("peft", reason="the extra lora isn't installed")
-    encoder = built(folder, LoRA(rank=2)).train()
+    encoder = whisper(folder, LoRA(rank=2)).train()
     assert len(learning(encoder)) == 8
     assert all("lora_" in name for name in learning(encoder))
 
 
 def test_what_it_is_not(folder, network_folders):
-    refused(r"is of type hubert, which .* Use one of whisper", built, str(network_folders["hubert", "layer"]))
+    refused("is of type hubert, which .* Use one of whisper", whisper, str(network_folders["hubert", "layer"]))
     refused(r"is of type whisper, which this encoder can't load\. Use one of hubert", HubertEncoder(folder).build)
