@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ser_personal.calibration.controls import no_controls
 from ser_personal.calibration.table import MOMENTS
 from ser_personal.comparison.runs import (
     ComparedRun,
@@ -66,8 +65,6 @@ def compare(
             reads arousal_sigma and so on, of a table with several columns for an attribute.
         latex: file for the table that the screen shows, for a paper.
     """
-    from rich.console import Console
-
     from ser_personal.comparison import compare_page as pages
     from ser_personal.report.bootstrap import Bootstrap
 
@@ -90,8 +87,7 @@ def compare(
         atomic_write(Path(path), text.encode())
     pages.draw_forest(sets, base, Path(f"{stem}_forest.png"))
     pages.show_sets(sets, base, f"{stem}.md")
-    written = ", ".join([*texts, f"{stem}_forest.png"])
-    Console(soft_wrap=True, highlight=False).print(f"written: {written}", markup=False)
+    print(f"written: {', '.join([*texts, f'{stem}_forest.png'])}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,10 +134,8 @@ class System:
 
 
 @dataclass(frozen=True, eq=False)
-class TestSet:
+class JoinedSet:
     """The systems of one test set and attribute, in the order of the runs."""
-
-    __test__ = False
 
     split: str
     attribute: str
@@ -154,13 +148,8 @@ class TestSet:
         """Set and attribute."""
         return f"{self.split}: {self.attribute}"
 
-    def counted(self, min_utterances: int) -> NDArray[np.bool_]:
-        """Speakers in A-CCC, (speakers,): with enough utterances, and a CCC in every system."""
-        defined = ~np.isnan(np.concatenate([system.ccc for system in self.systems])).any(axis=0)
-        return np.asarray(defined & (self.systems[0].utterances >= min_utterances))
 
-
-def join_runs(runs: Sequence[ComparedRun]) -> list[TestSet]:
+def join_runs(runs: Sequence[ComparedRun]) -> list[JoinedSet]:
     """Join the folds of each seed, then the seeds of each recipe, for every test set and attribute."""
     import pandas as pd
 
@@ -175,56 +164,40 @@ def join_runs(runs: Sequence[ComparedRun]) -> list[TestSet]:
             where=first["recipe"],
             remedy="List each run once; give runs that share a name different ones, as NAME=FOLDER",
         )
-    order = {attribute: index for index, attribute in enumerate(ATTRIBUTES)}
-    sets = [_join(part) for _, part in table.groupby(["split", "attribute"], sort=False)]
-    sets = [replace(test, notes=(*test.notes, *_no_controls(test.split, runs))) for test in sets]
-    return sorted(sets, key=lambda test: (test.split, order.get(test.attribute, len(order))))
+    sets = [_join(part, runs) for _, part in table.groupby(["split", "attribute"], sort=False)]
+    return sorted(sets, key=lambda test: (test.split, ATTRIBUTES.index(test.attribute)))
 
 
-def _no_controls(split: str, runs: Sequence[ComparedRun]) -> list[str]:
-    notes = []
-    for run in runs:
-        of_split = run.metrics.get("splits", {}).get(split, {})
-        if of_split.get("permuted_speakers") == 0:
-            what = "so it is not a control: it repeats the unpermuted model"
-            notes.append(f"{run.name} permuted no speaker of {split}, {what}")
-        if of_split and "training_speakers" in run.metrics:
-            said = no_controls(run.metrics["pldc"]["k"], run.metrics["training_speakers"])
-            notes += [f"{run.name}: {said}"] if said else []
-    return list(dict.fromkeys(notes))
-
-
-def _join(table: pd.DataFrame) -> TestSet:
+def _join(table: pd.DataFrame, runs: Sequence[ComparedRun]) -> JoinedSet:
     split, attribute = str(table["split"].iloc[0]), str(table["attribute"].iloc[0])
     speakers = sorted(table["speaker"].unique())
-    notes: list[str] = []
-    complete: dict[str, list[pd.DataFrame]] = {}
-    for (recipe, seed), part in table.groupby(["recipe", "seed"], sort=False):
-        missing = len(speakers) - part["speaker"].nunique()
-        if missing:
-            which = f"{recipe}, seed {seed}" if seed else str(recipe)
-            notes.append(f"{which} was not tested on {missing} of {len(speakers)} speakers")
-        else:
-            complete.setdefault(str(recipe), []).append(part)
-    if not complete:
+    systems: list[System] = []
+    incomplete: dict[str, list[str]] = {}
+    for (recipe, row), part in table.groupby(["recipe", "row"], sort=False):
+        of_seeds = [own for _, own in part.groupby("seed", sort=False)]
+        # folds whose validation speakers were too few for it lack a row
+        whole = [own for own in of_seeds if own["speaker"].nunique() == len(speakers)]
+        if len(whole) < len(of_seeds):
+            incomplete.setdefault(str(recipe), []).append(str(row))
+        if whole:
+            system = _system(str(recipe), str(row), whole, speakers)
+            _require_same_labels(systems[0] if systems else system, system, speakers)
+            systems.append(system)
+    if not systems:
         raise UserError(
             f"no recipe was tested on all {len(speakers)} speakers of {split} that the others were tested on",
             where=attribute,
             remedy="Compare runs on the same test set; to complete the folds of a study, run it again",
         )
-    systems: list[System] = []
-    for recipe, parts in complete.items():
-        for row in dict.fromkeys(name for part in parts for name in part["row"]):
-            of_row = [part[part["row"] == row] for part in parts]
-            # folds whose validation speakers were too few for it lack a row
-            whole = [part for part in of_row if part["speaker"].nunique() == len(speakers)]
-            if any(0 < part["speaker"].nunique() < len(speakers) for part in of_row):
-                notes.append(f"{recipe}/{row} was not computed for all speakers in {len(parts) - len(whole)} seeds")
-            if whole:
-                system = _system(recipe, row, whole, speakers)
-                _require_same_labels(systems[0] if systems else system, system, speakers)
-                systems.append(system)
-    return TestSet(split, attribute, tuple(speakers), tuple(systems), tuple(notes))
+    notes = [
+        f"{recipe} has seeds without all {len(speakers)} speakers, which are left out of {', '.join(rows)}"
+        for recipe, rows in incomplete.items()
+    ]
+    for run in runs:
+        if run.metrics.get("splits", {}).get(split, {}).get("permuted_speakers") == 0:
+            what = "so it is not a control: it repeats the unpermuted model"
+            notes.append(f"{run.name} permuted no speaker of {split}, {what}")
+    return JoinedSet(split, attribute, tuple(speakers), tuple(systems), tuple(dict.fromkeys(notes)))
 
 
 def _system(recipe: str, row: str, parts: Sequence[pd.DataFrame], speakers: Sequence[str]) -> System:
@@ -264,14 +237,14 @@ class ComparedRow:
 class ComparedSet:
     """All systems on one test set and attribute."""
 
-    test: TestSet
+    test: JoinedSet
     rows: tuple[ComparedRow, ...]
     gaps: dict[str, dict[str, Estimate]]  # name of each dependent system -> paired difference to the independent one
     counted: int  # speakers in A-CCC, the same for all rows
     min_utterances: int  # that they have
 
 
-def find_baseline(tests: Sequence[TestSet], name: str) -> str:
+def find_baseline(tests: Sequence[JoinedSet], name: str) -> str:
     """Complete the name of a baseline: `papt/sigma` is one calibration, `papt` its first, the raw predictions."""
     systems = [system for test in tests for system in test.systems]
     found = next((each.name for each in systems if name in {each.name, each.recipe}), None)
@@ -286,7 +259,7 @@ def find_baseline(tests: Sequence[TestSet], name: str) -> str:
 
 
 def compare_systems(
-    test: TestSet,
+    test: JoinedSet,
     baseline: str,
     bootstrap: Bootstrap,
     min_utterances: int = 10,
@@ -298,7 +271,9 @@ def compare_systems(
     others are compared with the system that `baseline` names; where this set lacks it, differences are NaN. `sides` are
     those of the personalisation gap, names of dependent systems -> of independent ones.
     """
-    weights, counted = bootstrap.weights([None] * len(test.speakers)), test.counted(min_utterances)
+    weights = bootstrap.weights([None] * len(test.speakers))
+    defined = ~np.isnan(np.concatenate([system.ccc for system in test.systems])).any(axis=0)
+    counted = np.asarray(defined & (test.systems[0].utterances >= min_utterances))
     number = {"overall_ccc": len(test.speakers), "average_ccc": int(counted.sum())}
     drawn = {
         system.name: {"overall_ccc": system.overall_ccc(weights), "average_ccc": system.average_ccc(weights, counted)}

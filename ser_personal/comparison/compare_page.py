@@ -8,7 +8,7 @@ from math import isnan
 from typing import TYPE_CHECKING
 
 from ser_personal.calibration.table import decimal
-from ser_personal.comparison.runs import duration, training_costs
+from ser_personal.comparison.runs import duration, training_seconds
 from ser_personal.evaluation.run_files import RIDGE
 from ser_personal.files import atomic_write
 from ser_personal.report.bootstrap import interval, signed_interval
@@ -26,11 +26,9 @@ if TYPE_CHECKING:
 METRICS = {"overall_ccc": "O-CCC", "average_ccc": "A-CCC"}
 # characters of a name in a plot
 LONGEST = 36
-SIDES = ("independent", "dependent", "gap")
-READ_TOTALS = "Cost of training one model from the corpus, shared steps included: the mean over a recipe's runs."
 READ_STAGES = (
-    "Peak memory is that of the largest run. Audio is counted each time it passes through the model. Shared steps "
-    "serve several recipes, and are listed with each that needs them. A dash means: not measured."
+    "Memory is that of the largest run, CPU time that of the main process. Audio counts each time it passes through "
+    "the model. Shared steps serve several recipes, and are listed with each that needs them. A dash: not measured."
 )
 READ_PRETRAINING = (
     "Of the checkpoint that each pre-training kept: cross-entropy in nats per masked frame, and the share of masked "
@@ -106,12 +104,7 @@ def _or_dash(value: float, formatted: Callable[[float], str]) -> str:
 def _costs(costs: pd.DataFrame) -> list[str]:
     if not len(costs):
         return []
-    training = training_costs(costs)
-    totals = [
-        [str(recipe), duration(seconds), _or_dash(cpu_seconds, duration)]
-        for recipe, seconds, cpu_seconds in training.itertuples()
-    ]
-    headings = ["recipe", "stage", "trained parameters", "time", "CPU time", "audio", "peak memory"]
+    headings = ["recipe", "stage", "trained parameters", "time", "CPU time", "audio", "GPU memory"]
     stages = [
         [
             stage["recipe"],
@@ -120,12 +113,11 @@ def _costs(costs: pd.DataFrame) -> list[str]:
             duration(stage["seconds"]),
             _or_dash(stage["cpu_seconds"], duration),
             _or_dash(stage["speech_seconds"], duration),
-            _or_dash(stage["peak_memory"], lambda size: f"{size / 2**30:.2f} GiB"),
+            _or_dash(stage["device_memory"], lambda size: f"{size / 2**30:.2f} GiB"),
         ]
         for stage in costs.to_dict("records")
     ]
-    trained = [_table(["training", "time", "CPU time"], totals), READ_TOTALS] if totals else []
-    return ["## Cost", *trained, _table(headings, stages), READ_STAGES]
+    return ["## Cost", _table(headings, stages), READ_STAGES]
 
 
 def _gaps(sets: Sequence[ComparedSet]) -> list[str]:
@@ -145,7 +137,7 @@ def flat(sets: Sequence[ComparedSet], costs: pd.DataFrame) -> pd.DataFrame:
     """One line a system, test set and attribute, with what its recipe costs; blank where undefined."""
     import pandas as pd
 
-    seconds = training_costs(costs)["seconds"]
+    seconds = training_seconds(costs)
     return pd.DataFrame(
         {
             "split": compared.test.split,

@@ -24,7 +24,6 @@ from ser_personal.evaluation.run_files import (
     read_moments,
     read_table,
 )
-from ser_personal.files import write_json
 from ser_personal.scores import score
 from ser_personal.types import ATTRIBUTES
 
@@ -42,8 +41,8 @@ class StageCost:
 
     command: str
     seconds: float  # wall time, without imports in stages that Lightning runs
-    cpu_seconds: float | None = None  # of all threads
-    peak_memory: int | None = None  # bytes, of the largest process
+    cpu_seconds: float | None = None  # of all threads of the main process
+    device_memory: int | None = None  # bytes, on a GPU
     speech_seconds: float | None = None  # of audio through the model, every epoch counted
     trained_parameters: int | None = None
 
@@ -76,26 +75,21 @@ class RunRecord:
     side: str | None = None  # of the gap: dependent or independent
     pretraining: dict[str, float | None] | None = None  # `PRETRAINING_SCORES`, None of another run
 
-    def write(self, folder: Path) -> None:
-        """Write done.json."""
-        write_json(folder / DONE, asdict(self))
-
 
 def read_record(folder: Path) -> RunRecord:
     """Read done.json; a UserError says where it is damaged."""
-    record: RunRecord = _read(RunRecord, folder / DONE)
-    stages: Sequence[Any] = record.stages
-    return replace(record, stages=[StageCost(**stage) for stage in stages])
+    path = folder / DONE
+    record: RunRecord = _made(RunRecord, read_json(path), path)
+    return replace(record, stages=[_made(StageCost, stage, path) for stage in record.stages])
 
 
 def read_stage(path: Path) -> StageCost:
     """Read the cost of one stage; a UserError says where it is damaged."""
-    cost: StageCost = _read(StageCost, path)
+    cost: StageCost = _made(StageCost, read_json(path), path)
     return cost
 
 
-def _read(kind: Any, path: Path) -> Any:
-    content = read_json(path)
+def _made(kind: Any, content: Any, path: Path) -> Any:
     try:
         return kind(**{field.name: content[field.name] for field in fields(kind) if field.name in content})
     except TypeError as error:
@@ -305,7 +299,7 @@ def _metrics(folder: Path) -> dict[str, Any]:
 # not part of training
 _NO_TRAINING = {"synth", "folds", "check", "import", "test"}
 # of several runs the largest counts; of the rest their mean
-_LARGEST = {"peak_memory", "trained_parameters"}
+_LARGEST = {"device_memory", "trained_parameters"}
 
 
 def recipe_costs(runs: Sequence[ComparedRun]) -> pd.DataFrame:
@@ -331,12 +325,9 @@ def recipe_costs(runs: Sequence[ComparedRun]) -> pd.DataFrame:
     return table.groupby(key, sort=False, as_index=False).agg(ways)
 
 
-def training_costs(costs: pd.DataFrame) -> pd.DataFrame:
-    """Wall and CPU time to train one model of each recipe from the corpus; NaN where a command did not measure it."""
-    import pandas as pd
-
-    training = costs[~costs["command"].isin(_NO_TRAINING)].groupby("recipe", sort=False)
-    return training[["seconds", "cpu_seconds"]].agg(pd.Series.sum, skipna=False)
+def training_seconds(costs: pd.DataFrame) -> pd.Series[float]:
+    """Wall time to train one model of each recipe from the corpus, shared steps included."""
+    return costs[~costs["command"].isin(_NO_TRAINING)].groupby("recipe", sort=False)["seconds"].sum()
 
 
 def pretraining_scores(runs: Sequence[ComparedRun]) -> pd.DataFrame:

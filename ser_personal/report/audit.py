@@ -42,7 +42,7 @@ def speaker_sums(
     rows_of: Sequence[NDArray[np.int64]],
     min_utterances: int,
 ) -> NDArray[np.float64]:
-    """Each speaker's part in the scores of a group, of predictions and labels (utterances,), NaN where unlabelled.
+    """Each speaker's part in the scores of a group, by their rows of predictions and labels (utterances,).
 
     Returns:
         (speakers, 10): count, and sums of p, l, p², l², pl, p - l and |p - l|, for prediction p and label l minus the
@@ -85,46 +85,39 @@ class GroupComparison:
 
 @dataclass(frozen=True)
 class Partition:
-    """A division of utterances into groups."""
+    """A division of the speakers into groups."""
 
     name: str
-    groups: tuple[str, ...]  # in order
-    membership: tuple[str | None, ...]  # (utterances,), group of each, None for none
-    note: str = ""  # how to read the groups
-    attribute: str | None = None  # the only one that it applies to, None for all
+    group_of: dict[str, str]  # speaker -> group, of those who are in one
+    note: str  # how to read the groups
 
 
 def compare_groups(
     predictions: NDArray[np.float64],
     labels: NDArray[np.float64],
     speaker_ids: Sequence[str | None],
-    partition: Partition,
+    group_of: Mapping[str, str],
     *,
     min_utterances: int,
     bootstrap: Bootstrap,
 ) -> dict[str, GroupComparison]:
-    """Score each group of utterances and compare it with all others.
+    """Score each group of speakers and compare it with all others; groups keep their sizes in every draw.
 
-    Where each speaker is in one group, groups keep their numbers of speakers in every draw; else all speakers are drawn
-    together, so that a gap within speakers is measured within speakers. Predictions and labels (utterances,) are in
-    label points, NaN where missing; unknown speakers (None) are left out, since they can't be resampled.
+    Predictions and labels (utterances,) are in label points, NaN where missing; `min_utterances` are the labelled ones
+    that a speaker must have to count in A-CCC.
     """
-    member = np.array([group or "" for group in partition.membership], dtype=object)
-    rows_of = rows_by_speaker([id_ if group else None for id_, group in zip(speaker_ids, member, strict=True)])
-    groups_of = [frozenset(member[rows]) for rows in rows_of.values()]
-    disjoint = all(len(own) == 1 for own in groups_of)
-    weights = bootstrap.weights(groups_of if disjoint else [None] * len(groups_of))
-
+    rows_of = {speaker: rows for speaker, rows in rows_by_speaker(speaker_ids).items() if speaker in group_of}
+    member = np.array([group_of[speaker] for speaker in rows_of])
+    weights = bootstrap.weights(member.tolist())
+    sums = speaker_sums(predictions, labels, list(rows_of.values()), min_utterances)
     compared = {}
-    for name in partition.groups:
-        inside = [rows[member[rows] == name] for rows in rows_of.values()]
-        outside = [rows[member[rows] != name] for rows in rows_of.values()]
-        group, rest = (speaker_sums(predictions, labels, rows, min_utterances) for rows in (inside, outside))
-        of_group, of_rest = figures(group, weights), figures(rest, weights)
+    for name in np.unique(member).tolist():
+        own, rest = member == name, member != name
+        of_group, of_rest = figures(sums[own], weights[:, own]), figures(sums[rest], weights[:, rest])
         gap = {metric: of_group[metric] - of_rest[metric] for metric in METRICS}
         compared[name] = GroupComparison(
-            _scores([group], of_group, bootstrap),
-            None if len(partition.groups) < 2 else _scores([group, rest], gap, bootstrap),
+            _scores([sums[own]], of_group, bootstrap),
+            _scores([sums[own], sums[rest]], gap, bootstrap) if rest.any() else None,
         )
     return compared
 
@@ -145,40 +138,20 @@ def _scores(
 
 def by_gender(test: ScoredSet) -> Partition:
     """Divide by the gender that the corpus records."""
-    recorded = tuple(test.utterances["gender"])
-    note = "As the corpus records it, which need not be what the speakers would say."
-    return Partition("gender", tuple(sorted(set(recorded) - {None})), recorded, note)
-
-
-def by_label_region(test: ScoredSet, attribute: str, scale: tuple[float, float]) -> Partition:
-    """Divide by thirds of the label scale."""
-    labels = test.values(attribute, "label")
-    low, high = scale
-    first, second = low + (high - low) / 3, low + 2 * (high - low) / 3
-    lowest, middle = f"low labels (below {first:g})", f"middle labels ({first:g} to {second:g})"
-    names = (lowest, middle, f"high labels (above {second:g})")
-    region = np.where(labels < first, 0, np.where(labels <= second, 1, 2))
-    return Partition(
-        f"label of {attribute}",
-        names,
-        tuple(None if np.isnan(label) else names[which] for label, which in zip(labels, region, strict=True)),
-        "Thirds of the scale. Within a third the labels hardly differ, which lowers any CCC, and predictions that keep "
-        "to the middle are off in opposite directions at both ends: compare bias and error, not CCC.",
-        attribute,
-    )
+    recorded = {name: speaker.gender for name, speaker in test.speakers.items() if speaker.gender is not None}
+    return Partition("gender", recorded, "As the corpus records it, which need not be what the speakers would say.")
 
 
 def by_amount_of_speech(test: ScoredSet) -> Partition:
-    """Divide the speakers in halves by their number of utterances."""
+    """Divide in halves by the number of utterances."""
     amounts = {name: speaker.utterances for name, speaker in test.speakers.items()}
     middle = int(np.median(list(amounts.values())))
-    few, many = f"up to {middle} utterances", f"over {middle} utterances"
-    membership = tuple(
-        None if speaker is None else few if amounts[speaker] <= middle else many for speaker in test.speaker_ids
-    )
-    groups = tuple(name for name in (few, many) if name in membership)
+    group_of = {
+        name: f"at most {middle} utterances" if amount <= middle else f"over {middle} utterances"
+        for name, amount in amounts.items()
+    }
     note = "All test utterances of a speaker, labelled or not, which is also what calibrates them."
-    return Partition("amount of speech", groups, membership, note)
+    return Partition("amount of speech", group_of, note)
 
 
 SYSTEMS = ("raw", "calibrated")
@@ -348,8 +321,7 @@ def audit(run: RunFiles, bootstrap: Bootstrap) -> Audit:
 
 
 def _audit_set(run: RunFiles, test: ScoredSet, bootstrap: Bootstrap) -> SetAudit:
-    regions = [by_label_region(test, attribute, run.scale) for attribute in run.attributes]
-    partitions = [by_gender(test), by_amount_of_speech(test), *regions]
+    partitions = (by_gender(test), by_amount_of_speech(test))
     return SetAudit(
         name=test.name,
         partitions=tuple(_audit_partition(run, test, partition, bootstrap) for partition in partitions),
@@ -359,21 +331,19 @@ def _audit_set(run: RunFiles, test: ScoredSet, bootstrap: Bootstrap) -> SetAudit
 
 
 def _audit_partition(run: RunFiles, test: ScoredSet, partition: Partition, bootstrap: Bootstrap) -> PartitionAudit:
-    pairs = zip(partition.membership, test.speaker_ids, strict=True)
-    placed = sum(group is not None and speaker is not None for group, speaker in pairs)
-    attributes = run.attributes if partition.attribute is None else (partition.attribute,)
     groups = {
         attribute: {
             system: compare_groups(
                 test.values(attribute, system),
                 test.values(attribute, "label"),
                 test.speaker_ids,
-                partition,
+                partition.group_of,
                 min_utterances=run.min_utterances,
                 bootstrap=bootstrap,
             )
             for system in SYSTEMS
         }
-        for attribute in attributes
+        for attribute in run.attributes
     }
-    return PartitionAudit(partition.name, partition.note, len(test.utterances) - placed, groups if placed else {})
+    left_out = sum(speaker not in partition.group_of for speaker in test.speaker_ids)
+    return PartitionAudit(partition.name, partition.note, left_out, groups if partition.group_of else {})

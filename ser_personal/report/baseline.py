@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     Scored = dict[str, tuple[CalibrationRow, PredictedSet]]
 
 PENALTIES = np.logspace(-1, 5, 13)
-TITLE = "ridge regression on MFCC functionals, the baseline"
 
 
 def ridge_baseline(
@@ -58,7 +57,6 @@ def baseline(
     test_splits: list[str] | None = None,
     min_utterances: AtLeastTwo = 10,
     *,
-    known_speakers_only: bool = True,
     replace: bool = False,
 ) -> None:
     """Fit a ridge regression on MFCC functionals of the training split, and score it on the test sets.
@@ -69,13 +67,12 @@ def baseline(
         attributes: what to predict; those without training labels are left out.
         test_splits: sets to test on; all but train, validation and what `cut_test` cut off for adaptation if None.
         min_utterances: labelled utterances a speaker must have to count in A-CCC.
-        known_speakers_only: leave out utterances whose speaker is unknown, as the paper does.
         replace: replace files that exist already.
     """
     from ser_personal.data.emotion import EmotionDataModule
 
     refuse_existing(Path(out) / BASELINE, Path(out) / SPEAKER_MOMENTS, replace=replace)
-    data = EmotionDataModule(corpus, test_splits=test_splits, known_speakers_only=known_speakers_only, num_workers=0)
+    data = EmotionDataModule(corpus, test_splits=test_splits, num_workers=0)
     scored = score_baseline(data, attributes, min_utterances)
     if not scored:
         raise UserError(
@@ -108,12 +105,13 @@ def score_baseline(data: Any, wanted: Sequence[str], min_utterances: int) -> Sco
 
 
 def _show_and_write(scored: Scored, folder: Path, min_utterances: int) -> None:
-    for split, (row, _) in scored.items():
-        print_scores(f"{split}: {TITLE}", [row], min_utterances)
-    rows = {split: {"rows": rows_as_json([row])} for split, (row, _) in scored.items()}
+    rows, moments = {}, []
+    for split, (row, test) in scored.items():
+        print_scores(f"{split}: ridge regression on MFCC functionals, the baseline", [row], min_utterances)
+        rows[split] = {"rows": rows_as_json([row])}
+        moments.append(speaker_moments(split, [row], test.labels, test.speaker_ids))
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / BASELINE, {"splits": rows})
-    moments = [speaker_moments(split, [row], test.labels, test.speaker_ids) for split, (row, test) in scored.items()]
     write_moments(folder, moments)
 
 

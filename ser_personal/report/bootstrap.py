@@ -46,8 +46,7 @@ class Bootstrap:
     def weights(self, strata: Sequence[Hashable]) -> NDArray[np.float64]:
         """How often each speaker counts, (1 + resamples, speakers): once each, then as often as each draw has them.
 
-        Args:
-            strata: (speakers,), each stratum keeps its number of speakers, so that no group is ever empty.
+        Each stratum (of `strata`, a speaker each) keeps its number of speakers, so that no group is ever empty.
         """
         rng = np.random.default_rng(self.seed)
         rows_of: dict[Hashable, list[int]] = {}
@@ -61,9 +60,8 @@ class Bootstrap:
     def estimate(self, values: NDArray[np.float64], speakers: int) -> Estimate:
         """Make an estimate with a percentile interval, or with the reason why there is none.
 
-        Args:
-            values: (1 + resamples,), of the speakers as they are, then of each draw; NaN where undefined.
-            speakers: that the value is computed from, of the smaller side where it is a difference.
+        Values (1 + resamples,) are of the speakers as they are, then of each draw, NaN where undefined; `speakers` is
+        how many a value is computed from, of the smaller side where it is a difference.
         """
         value, drawn = float(values[0]), values[1:]
         if speakers < self.fewest:

@@ -20,6 +20,7 @@ from ser_personal.report.bootstrap import paired_gain, signed_interval, speaker_
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from markupsafe import Markup
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -89,8 +90,10 @@ def blank(height: float) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
-def as_svg(drawing: Drawing) -> str:
-    """SVG to embed in a page: without prologue and links, in the page's text colour."""
+def as_svg(drawing: Drawing) -> Markup:
+    """SVG to embed in a page, with its alternative text: without prologue and links, in the page's text colour."""
+    from markupsafe import Markup
+
     text = StringIO()
     drawing.figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
     svg = text.getvalue()
@@ -99,8 +102,10 @@ def as_svg(drawing: Drawing) -> str:
     svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg).replace("xlink:href", "href")
     opening, _, rest = svg.partition(">")
     svg = re.sub(r' (width|height)="[^"]*"', "", opening) + ">" + rest
-    svg = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", svg)
-    return svg.replace(INK, "currentColor")
+    svg = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", svg).replace(INK, "currentColor")
+    opening = Markup('<svg role="img" aria-label="{}" ').format(drawing.alt)
+    # what matplotlib writes is safe: it escapes all text that it draws
+    return opening + Markup(svg.removeprefix("<svg "))  # noqa: S704
 
 
 class Row(NamedTuple):
@@ -124,24 +129,13 @@ ROWS = {
 }
 
 
-def row_text(name: str) -> Row:
-    """The report's words for a row; a row that `ROWS` lacks, such as a caller's own method, has only its name."""
-    return ROWS.get(name, Row(name, "method"))
-
-
-def settings(run: RunFiles) -> str:
-    """How predictions.csv was calibrated."""
-    pldc = run.pldc
-    extras = [name for name, used in (("centred vectors", pldc.center), ("clipped", pldc.clip)) if used]
-    return ", ".join([f"{run.chosen}, k = {pldc.k}, {pldc.statistics} statistics", *extras])
-
-
 _KINDS = {"method": (CALIBRATED, "o"), "control": (LABELS, "D"), "baseline": (RAW, "s"), "oracle": (LABELS, "x")}
 
 
 def forest(run: RunFiles, test: ScoredSet, attribute: str, bootstrap: Bootstrap) -> Drawing | None:
     """Draw what each row of the score table gains in A-CCC over raw predictions; None where no speaker has a CCC."""
-    row_of = {row.name: row_text(row.name) for row in test.rows if row.name != "raw"}
+    # a caller's own method has only its name
+    row_of = {row.name: ROWS.get(row.name, Row(row.name, "method")) for row in test.rows if row.name != "raw"}
     names = sorted(row_of, key=lambda name: list(_KINDS).index(row_of[name].kind))
     gains = {name: paired_gain(test, attribute, name, "raw", bootstrap) for name in names}
     gains = {name: gain for name, gain in gains.items() if not np.isnan(gain.value)}
@@ -152,8 +146,7 @@ def forest(run: RunFiles, test: ScoredSet, attribute: str, bootstrap: Bootstrap)
     for y, (name, gain) in enumerate(gains.items()):
         colour, marker = _KINDS[row_of[name].kind]
         filled = name == run.chosen or marker == "x"
-        if gain.refused is None:
-            axes.plot([gain.low, gain.high], [y] * 2, color=colour, linewidth=2.2 if filled else 1.4)
+        axes.plot([gain.low, gain.high], [y] * 2, color=colour, linewidth=2.2 if filled else 1.4)
         axes.plot([gain.value], [y], marker, color=colour, markersize=6, markerfacecolor=None if filled else "none")
         text = decimal(test.row(name).scores[attribute].average_ccc)
         axes.text(1.02, y, text, transform=axes.get_yaxis_transform(), va="center")
@@ -161,8 +154,6 @@ def forest(run: RunFiles, test: ScoredSet, attribute: str, bootstrap: Bootstrap)
     axes.set_title(f"{attribute}: raw {raw}")
     axes.text(1.02, -0.9, "A-CCC", transform=axes.get_yaxis_transform(), va="center")
     axes.set_yticks(range(len(gains)), [row_of[name].short for name in gains])
-    for name, tick in zip(gains, axes.yaxis.get_major_ticks(), strict=True):
-        tick.label1.set_fontweight("bold" if name == run.chosen else "normal")
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(len(gains) - 0.4, -0.6)
     axes.margins(x=0.1)

@@ -13,12 +13,10 @@ from ser_personal.errors import UserError
 from ser_personal.files import atomic_write, write_json
 from ser_personal.report.audit import MEANING, METRICS, SHIFTS, SYSTEMS
 from ser_personal.report.bootstrap import COVERAGE, Bootstrap, Resamples, interval, signed_interval, verdicts
-from ser_personal.report.figures import as_svg, settings, style
+from ser_personal.report.figures import as_svg, style
 from ser_personal.report.timeline import TABLES, render, write_timelines
 
 if TYPE_CHECKING:
-    from markupsafe import Markup
-
     from ser_personal.evaluation.run_files import RunFiles
     from ser_personal.report.audit import Audit
     from ser_personal.report.figures import Drawing
@@ -81,16 +79,7 @@ def _page(run: RunFiles, found: Audit, figures: dict[str, dict[str, list[Drawing
     """Make report.html of a run, its audit and its drawings."""
     asked = {test.name: {one: verdicts(run, test, one, found.bootstrap) for one in run.attributes} for test in run.sets}
     numbers = (interval, signed_interval, decimal)
-    filters: dict[str, Any] = {"svg": _inline, **{function.__name__: function for function in numbers}}
+    filters: dict[str, Any] = {"svg": as_svg, **{function.__name__: function for function in numbers}}
     named = {"meaning": MEANING, "systems": SYSTEMS, "metrics": METRICS, "shift_names": SHIFTS, "verdicts": asked}
-    named |= {"settings": settings(run), "legend": LEGEND}
     with style():
-        return render(TEMPLATE, filters, run=run, found=found, figures=figures, **named)
-
-
-def _inline(drawing: Drawing) -> Markup:
-    from markupsafe import Markup
-
-    opening, drawn = Markup('<svg role="img" aria-label="{}" '), as_svg(drawing).removeprefix("<svg ")
-    # what matplotlib writes is safe: it escapes all text that it draws
-    return opening.format(drawing.alt) + Markup(drawn)  # noqa: S704
+        return render(TEMPLATE, filters, run=run, found=found, figures=figures, legend=LEGEND, **named)

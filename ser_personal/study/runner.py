@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from filelock import FileLock, Timeout
-from rich.console import Console
 
 from ser_personal.arguments import find_config, read_configs
 from ser_personal.comparison.compare import compare
@@ -35,11 +34,6 @@ from ser_personal.errors import UserError, counted
 from ser_personal.evaluation.run_files import SPEAKER_MOMENTS
 from ser_personal.files import content_hash, sampled_hash, write_json
 from ser_personal.study.grid import ROOT, Study, expand
-
-try:
-    import resource
-except ImportError:  # Windows has none
-    resource = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -112,9 +106,6 @@ def locked(root: Path) -> Iterator[None]:
         raise UserError(what, where=root, remedy="Wait for it, or stop it") from error
 
 
-_COLOURS = {"done": "green", "kept": "dim", "failed": "red", "blocked": "yellow"}
-
-
 @dataclass(frozen=True)
 class Outcome:
     """How a run ended."""
@@ -171,10 +162,9 @@ def _run(folder: StudyRun, needs: Mapping[str, Future[Outcome]], launcher: Launc
 def _show(number: str, folder: StudyRun, outcome: Outcome) -> None:
     detail = f" ({outcome.detail})" if outcome.detail else ""
     line = f"{number} {outcome.status:7} {folder.run.title}{detail}"
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(line, style=_COLOURS[outcome.status], markup=False)
+    print(line, flush=True)
     if outcome.status == "failed":
-        console.print(f"        its log: {folder.log}", markup=False)
+        print(f"        its log: {folder.log}", flush=True)
 
 
 class Launcher:
@@ -192,10 +182,7 @@ class Launcher:
         self._stopped = False
 
     def run(self, argv: list[str], log: Path) -> tuple[int, Mapping[str, float]]:
-        """Run `ser ARGV`, its output appended to a log -> exit code, and seconds, cpu_seconds and peak_memory.
-
-        Measures that the platform lacks are left out.
-        """
+        """Run `ser ARGV`, its output appended to a log -> exit code, and seconds and cpu_seconds if it ended."""
         if self._stopped:
             return -1, {}
         measured = log.with_name(MEASURED)
@@ -238,7 +225,7 @@ def _in_process(argv: list[str], log: str, measured: str, threads: int) -> None:
     sys.argv = [sys.argv[0], *argv]
     started = time.perf_counter()
     code = main()
-    write_json(Path(measured), {"seconds": time.perf_counter() - started} | _used())
+    write_json(Path(measured), {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time()})
     sys.exit(code)
 
 
@@ -249,15 +236,6 @@ def _end_with_study() -> None:
         study.join()
         _kill_group(os.getpid())
         os._exit(1)
-
-
-def _used() -> dict[str, float]:
-    if resource is None:
-        return {"cpu_seconds": time.process_time()}
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    unit = 1 if sys.platform == "darwin" else 1024
-    cpu_seconds = sum(each.ru_utime + each.ru_stime for each in used)
-    return {"cpu_seconds": cpu_seconds, "peak_memory": max(each.ru_maxrss for each in used) * unit}  # bytes
 
 
 def hash_inputs(runs: Sequence[GridRun], corpus: str) -> dict[str, str]:
@@ -350,10 +328,7 @@ class StudyRun:
         found = (self.root / stage.out).rglob(f"{stage.name}_cost.json")
         recorded = max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
         own = {} if recorded is None else json.loads(recorded.read_text(encoding="utf-8"))
-        # the stage counts its main process alone, and the study those that it started, of this run alone
-        both = [cost["cpu_seconds"] for cost in (measured, own) if "cpu_seconds" in cost]
-        cpu = {"cpu_seconds": max(both)} if both else {}
-        write_json(self.path / f"{stage.name}.json", {"command": stage.name, **measured, **own, **cpu})
+        write_json(self.path / f"{stage.name}.json", {"command": stage.name, **measured, **own})
 
     def finish(self) -> None:
         """Write done.json."""
@@ -363,7 +338,7 @@ class StudyRun:
             what = f"`ser {run.stages[-1].name}` wrote no {SPEAKER_MOMENTS}, by which recipes are compared"
             raise UserError(what, where=run.title, remedy="Add configs/pldc.yaml to the study's test_configs")
         costs = [cost for stage in run.stages if (cost := self.stage_cost(stage)) is not None]
-        RunRecord(
+        record = RunRecord(
             name=run.name,
             kind=run.kind,
             results=str(found[-1].parent.relative_to(self.path)) if found else None,
@@ -371,7 +346,8 @@ class StudyRun:
             stages=tuple(costs),
             pretraining=_pretraining_scores(last),
             **run.point._asdict(),
-        ).write(self.path)
+        )
+        write_json(self.path / DONE, asdict(record))
 
     def last_line(self) -> str:
         """The last line of the log."""
