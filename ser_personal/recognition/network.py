@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 BATCH_SECONDS = 60
 MAX_BATCH = 32
-ONNX_INPUTS = ("waveforms", "num_samples")
-ONNX_OUTPUTS = ("predictions", "pooled")
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 ONNX_TOLERANCE = 1e-3
 # their number is the process's: who changes it sets it back before the next one reads it
@@ -174,18 +172,16 @@ def write_onnx(network: EmotionNetwork, path: Path) -> float:
         _padded_noise(torch.tensor([20_000, 9_000])),
         dynamo=True,
         verbose=False,
-        input_names=ONNX_INPUTS,
-        output_names=ONNX_OUTPUTS,
+        input_names=("waveforms", "num_samples"),
+        output_names=("predictions", "pooled"),
         dynamic_shapes={"waveforms": sizes, "num_samples": {0: sizes[0]}},
     )
     program.save(str(path))
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    batch = _padded_noise(torch.tensor([31_000, WINDOW, 16_001]))
+    waveforms, num_samples = _padded_noise(torch.tensor([31_000, WINDOW, 16_001]))
     with torch.inference_mode():
-        expected = onnx_network(*batch)
-    found = session.run(
-        list(ONNX_OUTPUTS), {name: value.numpy() for name, value in zip(ONNX_INPUTS, batch, strict=True)}
-    )
+        expected = onnx_network(waveforms, num_samples)
+    found = session.run(None, {"waveforms": waveforms.numpy(), "num_samples": num_samples.numpy()})
     difference = max(float(np.abs(ours.numpy() - theirs).max()) for ours, theirs in zip(expected, found, strict=True))
     if not difference < ONNX_TOLERANCE:
         raise RuntimeError(f"{path} differs from the network by {difference}")

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     import pandas as pd
-    import torch
     from numpy.typing import ArrayLike
     from torch import Tensor
 
@@ -44,20 +43,6 @@ PREDICTED = "predicted"
 SHORT = SAMPLE_RATE
 
 Row = dict[str, str | float | int | None]
-
-
-def find_device(name: str | None) -> torch.device:
-    """The device to run on: the one of that name, or CUDA where there is one."""
-    import torch
-
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.zeros(1, device=name).cpu()
-    # AssertionError: torch was built without it; NotImplementedError: it holds no values
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"{name} can't compute on this machine", where="--device", remedy="Give cpu") from error
-    return torch.device(name)
 
 
 class EmotionRecognizer:
@@ -100,6 +85,8 @@ class EmotionRecognizer:
         device: str | None = None,
         bf16: bool = False,
     ) -> None:
+        import torch
+
         self.bundle = bundle
         chosen = calibration or (bundle.calibration if pldc is None else "pldc")
         self.calibrator: CausalCalibrator | None = make_calibrator(bundle, chosen, pldc)
@@ -111,7 +98,13 @@ class EmotionRecognizer:
         self.profiles = profiles if profiles is not None else SpeakerProfiles(bundle.model)
         segmenter = segmenter or make_segmenter("speech", max_samples=bundle.max_samples)
         self.raw = RawRecognizer(bundle.network, segmenter, bundle.max_samples, training_speakers)
-        bundle.network.to(find_device(device))
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            torch.zeros(1, device=device).cpu()
+        # AssertionError: torch was built without it; NotImplementedError, a RuntimeError: it holds no values
+        except (RuntimeError, AssertionError) as error:
+            raise UserError(f"{device} can't compute on this machine", where="--device", remedy="Give cpu") from error
+        bundle.network.to(device)
         bundle.network.bf16 = bf16
 
     @classmethod
