@@ -100,9 +100,6 @@ def annotate(
         join: make one table of all its shards, as of a run without them.
         training_speakers: speakers are those of the training corpus, whose embeddings are then used.
         bf16: compute the encoder in bfloat16, rounded: faster on GPUs that have it, far slower on most CPUs.
-
-    Returns:
-        1 where a recording failed, else 0.
     """
     target = Path(out)
     check_format(target)

@@ -189,7 +189,6 @@ def _with_turns(name: str, sound: Path, turns: Path) -> list[Recording]:
 class Server(ThreadingHTTPServer):
     """Listens on this machine alone; `secret` in every path keeps its other users and web pages out."""
 
-    daemon_threads = True
     # elsewhere it lets two programs have one port
     allow_reuse_address = os.name == "posix"
     desk: Desk
@@ -219,7 +218,6 @@ class Handler(BaseHTTPRequestHandler):
 
     server: Server
     timeout = 60
-    server_version, sys_version = "ser", ""
 
     @override
     def log_message(self, format: str, *args: Any) -> None:
@@ -267,15 +265,13 @@ class Handler(BaseHTTPRequestHandler):
         file = folder and folder / {PAGE: PAGE, TABLE: TABLE}.get(name, RECORDING)
         if file is None or not file.is_file():
             raise UserError("no such page", remedy="Show the recording again, which is gone when `ser app` ends")
-        self._send_file(file, guess_type(name)[0] or "application/octet-stream")
-
-    def _send_file(self, file: Path, kind: str) -> None:
-        """Send a file, or the range of it that a browser asks for to play from there."""
-        size = file.stat().st_size
+        kind = guess_type(name)[0] or "application/octet-stream"
+        # of sound, a browser asks for the part to play
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if asked is None:
             self._send(file.read_bytes(), kind)
             return
+        size = file.stat().st_size
         first, last = int(asked[1]), min(int(asked[2] or size), size - 1)
         with file.open("rb") as content:
             content.seek(first)

@@ -69,24 +69,18 @@ def test_recordings_that_fail_are_listed_and_the_others_done(annotate, talk, cap
 
 def test_whatever_one_recording_raises_the_others_are_done(annotate, talk, monkeypatch):
     good = pd.read_csv(annotate(out="good.csv"))
-    undecodable, too_long = broken = sorted((talk / "anna").iterdir())[:2]
-    samples, forward = len(decode(too_long)), EmotionNetwork.forward
-
-    def decoding(path, **options):
-        if path == undecodable:
-            raise MemoryError("12 GiB")
-        return decode(path, **options)
+    broken = sorted((talk / "anna").iterdir())[0]
+    samples, forward = len(decode(broken)), EmotionNetwork.forward
 
     def network(self, batch):
         if samples in batch["num_samples"]:
             raise MemoryError("12 GiB")
         return forward(self, batch)
 
-    monkeypatch.setattr("ser_personal.recognition.recordings.decode", decoding)
     monkeypatch.setattr(EmotionNetwork, "forward", network)
     frame, failed = pd.read_csv(annotate(code=1)), pd.read_csv(talk.parent / "predictions.failed.csv")
     line = "can't be recognised (MemoryError: 12 GiB). Leave it out."
-    assert failed.to_numpy().tolist() == [[str(path), line] for path in broken]
+    assert failed.to_numpy().tolist() == [[str(broken), line]]
     others = good[~good["file"].isin(failed["file"])]
     assert frame["file"].tolist() == others["file"].tolist()
     np.testing.assert_allclose(frame["arousal_raw"], others["arousal_raw"], atol=1e-5)

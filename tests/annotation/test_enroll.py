@@ -9,12 +9,8 @@ from command_line import ser
 
 from ser_personal import EmotionRecognizer
 from ser_personal.audio import decode
-from ser_personal.calibration.controls import AffineMap
 from ser_personal.errors import UserError
 from ser_personal.recognition.profiles import SpeakerProfiles
-from ser_personal.scores import Moments
-
-RAW, CALIBRATED = ["arousal_raw", "valence_raw"], ["arousal_calibrated", "valence_calibrated"]
 
 
 @pytest.fixture
@@ -84,25 +80,10 @@ def test_rows_may_be_segments_of_a_long_recording(enroll, table, recordings, bun
     np.testing.assert_allclose(profiles["eva"].labelled.mean, profiles["anna"].labelled.mean, atol=1e-3)
 
 
-def test_many_labels_make_the_own_map_of_a_speaker_whom_nothing_else_calibrates(bundle, recordings):
-    recognizer = EmotionRecognizer(replace(bundle, bank=None, calibration="none"), device="cpu")
-    raw = recognizer.predict(recordings, calibrate=False)[RAW].to_numpy()
-    labels = 3 + 2 * (raw - raw.mean(axis=0)) / raw.std(axis=0)
-    labels = dict(zip(bundle.attributes, labels.clip(1, 7).T, strict=True))
-    profile = recognizer.enroll("anna", recordings, labels)
-    moments = [Moments(64 * one.count, one.mean, 64 * one.m2) for one in (profile.predictions, profile.labelled)]
-    many = replace(profile, vector_sum=64 * profile.vector_sum, predictions=moments[0], labelled=moments[1])
-    recognizer.profiles.update({"anna": many})
-    calibrated = recognizer.predict(recordings, "anna")[CALIBRATED]
-    expected = AffineMap.fit(raw, np.column_stack([*labels.values()])).apply(raw)
-    np.testing.assert_allclose(calibrated, expected, atol=0.1)
-
-
 def test_labels_that_are_none(bundle, recordings):
     recognizer = EmotionRecognizer(replace(bundle, max_samples=40_000), device="cpu")
     long = np.concatenate([decode(path) for path in recordings[:4]])
     for audio, labels, said in (
-        (recordings[:2], {"arousal": [5.0]}, "labels of arousal: aren't 2 numbers"),
         (recordings[:2], {"arousal": ["high", "low"]}, "labels of arousal: aren't 2 numbers"),
         (recordings[:2], pd.DataFrame({"joy": [5.0, 4.0]}), "labels: the model doesn't predict joy"),
         (recordings[:2], {"valence": [-inf, 3.0]}, "valence is -inf, outside the scale 1 to 7"),

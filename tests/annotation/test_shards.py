@@ -57,7 +57,6 @@ def test_shards_that_do_not_belong_together(annotate, refusal, copy, bundle, tal
     for number in (1, 2):
         annotate("--shard", f"{number}/2", code=None)
     assert "run with another model" in refusal("--join", "--model", copy)
-    assert "run with another calibration" in refusal("--join", "--calibration", "none")
     bank = replace(bundle.bank, label_std=2 * bundle.bank.label_std)
     write_bundle(replace(bundle, bank=bank), tmp_path / "other_bank")
     assert "run with another bundle" in refusal("--join", "--model", tmp_path / "other_bank")
