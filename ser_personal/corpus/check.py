@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
-from rich.table import Table
 
 from ser_personal.audio import SAMPLE_RATE, TOO_SHORT, WINDOW, decode_utterance, fault_of, read_header
 from ser_personal.corpus.base import HEADER_THREADS, Corpus, duplicates, labels_outside, seconds_of
@@ -240,29 +240,26 @@ def _overlapping(utterances: Sequence[Utterance]) -> Iterator[Problem]:
             last[trains] = max(last.get(trains, (0.0, each)), (start + each.seconds, each), key=lambda ended: ended[0])
 
 
-def _range(values: Iterable[float]) -> str:
-    """Write mean, lowest and highest of values, NaN left out."""
-    array = np.array(list(values), dtype=np.float64)
-    found = array[~np.isnan(array)]
-    return f"{found.mean():.2f} ({found.min():.2f} to {found.max():.2f})" if found.size else "none"
+def _range(values: pd.Series[float]) -> str:
+    return f"{values.mean():.2f} ({values.min():.2f} to {values.max():.2f})"
 
 
 def _show(finding: Finding, console: Console) -> None:
-    contents = _table("Contents", ("utterances", "hours", "speakers", "of unknown speakers"))
-    means = _table("Mean (lowest to highest)", ("seconds", *ATTRIBUTES))
-    for name, utterances in by_split(finding.utterances).items():
+    values = ["seconds", *ATTRIBUTES]
+    rows = [
+        (each.split, each.speaker_id, each.seconds, *(each.labels.get(name, np.nan) for name in ATTRIBUTES))
+        for each in finding.utterances
+    ]
+    splits = pd.DataFrame(rows, columns=["split", "speaker", *values]).groupby("split")
+    contents = {
+        "utterances": splits.size(),
         # audio whose header can't be read doesn't count
-        seconds = [each.seconds for each in utterances if not isnan(each.seconds)]
-        contents.add_row(
-            escape(name),
-            f"{len(utterances):,}",
-            f"{sum(seconds) / 3600:,.2f}",
-            f"{len(known_speakers(utterances)):,}",
-            f"{sum(utterance.speaker_id is None for utterance in utterances):,}",
-        )
-        labels = ((each.labels.get(attribute, np.nan) for each in utterances) for attribute in ATTRIBUTES)
-        means.add_row(escape(name), _range(seconds), *map(_range, labels))
-    console.print(contents, means, sep="\n")
+        "hours": splits["seconds"].sum() / 3600,
+        "speakers": splits["speaker"].nunique(),
+        "of unknown speakers": splits.size() - splits["speaker"].count(),
+    }
+    for table in (pd.DataFrame(contents).round(2), splits[values].agg(_range)):
+        console.print(table.to_string(), soft_wrap=True, markup=False, highlight=False)
     _print(finding.problems, console)
     if not finding.problems:
         console.print("[green]No problem found.[/green]")
@@ -276,10 +273,3 @@ def _print(problems: Iterable[Problem], console: Console) -> None:
     for kind, group in groups.items():
         label = "[red]error[/red]" if kind.fatal else "[yellow]note[/yellow]"
         console.print(f"{label}: {kind.title} ({len(group):,}): {escape(first_few(group))}", soft_wrap=True)
-
-
-def _table(title: str, columns: Iterable[str]) -> Table:
-    table = Table("split", title=title, title_justify="left")
-    for name in columns:
-        table.add_column(name, justify="right")
-    return table

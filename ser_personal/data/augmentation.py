@@ -1,4 +1,4 @@
-"""Augmentation of training audio: reverberation, noise, gain and SpecAugment, drawn by utterance and epoch."""
+"""Augmentation of training audio: noise, gain and SpecAugment, drawn by utterance and epoch."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ LOUDEST = 60
 class Augmentation:
     """Changes training audio, never its labels, and no other audio; off unless asked for (ours).
 
-    In this order: reverberation, noise, gain, SpecAugment, each where its folder or range is given, and drawn by
-    itself. Draws depend on `data.seed`, the epoch and the utterance alone, so that resumed training and
-    any number of workers and devices get the same.
+    In this order: noise, gain, SpecAugment, each where its folder or range is given, and drawn by itself. Draws depend
+    on `data.seed`, the epoch and the utterance alone, so that resumed training and any number of workers and devices
+    get the same.
 
     SpecAugment (Park et al. 2019) masks time and frequency without warping time, on the short-time Fourier transform,
     which is inverted to a waveform, so that it works with any encoder. HuBERT's mask embedding isn't used.
@@ -46,8 +46,6 @@ class Augmentation:
     Args:
         noise: a folder of recordings, one of which is added to an utterance, repeated where it is shorter.
         snr: signal-to-noise ratio over the utterance, lowest and highest, dB.
-        reverberation: a folder of impulse responses, one of which an utterance is convolved with; it keeps its length
-            and its level, and stays aligned by the response's peak.
         gain: lowest and highest, dB; none if None. Undone by encoders that normalise waveforms.
         time_mask: width of a mask in time, at most, as a share of the utterance; none if 0.
         frequency_mask: width of a mask in frequency, at most, as a share of the mel scale up to 8 kHz; none if 0.
@@ -57,7 +55,6 @@ class Augmentation:
 
     noise: str | None = None
     snr: tuple[float, float] = (5.0, 20.0)
-    reverberation: str | None = None
     gain: tuple[float, float] | None = None
     time_mask: ClosedUnitInterval = 0.0
     frequency_mask: ClosedUnitInterval = 0.0
@@ -73,25 +70,26 @@ class Augmentation:
     @cached_property
     def noises(self) -> dict[Path, int]:
         """Files of noise and their samples at 16 kHz; reading them finds a folder that can't be used."""
-        return _sounds(self.noise)
-
-    @cached_property
-    def responses(self) -> dict[Path, int]:
-        """Impulse responses and their samples at 16 kHz; reading them finds a folder that can't be used."""
-        return _sounds(self.reverberation)
+        if self.noise is None:
+            return {}
+        found = {path: read_header(path).num_samples for path in find_sound_files(Path(self.noise))}
+        for path, length in found.items():
+            if length < WINDOW:
+                raise UserError(TOO_SHORT, where=path, remedy="Take it out of the folder")
+        return found
 
     def settings(self) -> dict[str, Any]:
-        """What the audio depends on: arguments as JSON has them, folders by what is in them."""
-        folders = {"noise": (self.noise, self.noises), "reverberation": (self.reverberation, self.responses)}
-        contents = {name: _describe(Path(folder), files) for name, (folder, files) in folders.items() if folder}
-        return {**json.loads(json.dumps(asdict(self), default=str)), **contents}
+        """What the audio depends on: arguments as JSON has them, the folder by what is in it."""
+        arguments: dict[str, Any] = json.loads(json.dumps(asdict(self), default=str))
+        if self.noise is not None:
+            named = (f"{path.relative_to(self.noise).as_posix()} {length}" for path, length in self.noises.items())
+            arguments["noise"] = f"{counted(len(self.noises), 'file')}, {content_hash(*named)[:12]}"
+        return arguments
 
     def __call__(self, waveform: NDArray[np.float32], rng: Generator) -> NDArray[np.float32]:
         """Augment a waveform (samples,) at 16 kHz."""
-        if self.reverberation and rng.random() < self.prob:
-            waveform = reverberate(waveform, decode(_chosen(self.responses, rng), channel=0))
         if self.noise and rng.random() < self.prob:
-            path = _chosen(self.noises, rng)
+            path = list(self.noises)[rng.integers(len(self.noises))]
             start = int(rng.integers(max(0, self.noises[path] - len(waveform)) + 1))
             waveform = add_noise(waveform, decode(path, start, len(waveform), channel=0), rng.uniform(*self.snr))
         if self.gain and rng.random() < self.prob:
@@ -125,18 +123,6 @@ def add_noise(speech: NDArray[np.float32], noise: NDArray[np.float32], snr: floa
     return speech + noise * np.float32(np.sqrt(ratio / 10 ** (snr / 10)))
 
 
-def reverberate(speech: NDArray[np.float32], response: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Convolve speech (samples,) with an impulse response (taps,), from its peak on, to the length and energy it had.
-
-    Not by torchaudio's `fftconvolve`, whose rounding depends on the number of threads, and so on that of workers.
-    """
-    from scipy.signal import fftconvolve
-
-    peak = int(np.abs(response).argmax())
-    convolved: NDArray[np.float32] = fftconvolve(speech, response)[peak : peak + len(speech)]
-    return convolved * np.float32(np.sqrt(_energy(speech) / (_energy(convolved) or np.inf)))
-
-
 def _energy(waveform: NDArray[np.float32]) -> float:
     return float(np.square(waveform, dtype=np.float64).sum())
 
@@ -146,22 +132,3 @@ def _span(positions: NDArray[np.float64], widest: float, rng: Generator) -> NDAr
     width = rng.uniform(0, widest)
     start = rng.uniform(0, 1 - width)
     return (positions >= start) & (positions < start + width)
-
-
-def _sounds(folder: str | None) -> dict[Path, int]:
-    if folder is None:
-        return {}
-    found = {path: read_header(path).num_samples for path in find_sound_files(Path(folder))}
-    for path, length in found.items():
-        if length < WINDOW:
-            raise UserError(TOO_SHORT, where=path, remedy="Take it out of the folder")
-    return found
-
-
-def _describe(folder: Path, sounds: dict[Path, int]) -> str:
-    named = (f"{path.relative_to(folder).as_posix()} {length}" for path, length in sounds.items())
-    return f"{counted(len(sounds), 'file')}, {content_hash(*named)[:12]}"
-
-
-def _chosen(sounds: dict[Path, int], rng: Generator) -> Path:
-    return list(sounds)[rng.integers(len(sounds))]

@@ -38,25 +38,15 @@ PADDED: dict[str, tuple[str, str | None, int]] = {
 
 @dataclass(frozen=True)
 class Example:
-    """One utterance and what a batch holds of it.
+    """One utterance and what a batch holds of it."""
 
-    Attributes:
-        index: its position in the datamodule's `utterances`.
-        speaker_id: None where unknown.
-        waveform: (samples,) at 16 kHz, all of it or a part.
-        features: (frames, dim), cached, in place of audio.
-        pseudo_labels: (frames,), k-means ids.
-        labels: (attributes,) in the order of `ATTRIBUTES`, NaN where missing.
-        emotion: categorical emotion, None when there is none.
-    """
-
-    index: int
-    speaker_id: str | None
-    waveform: NDArray[np.float32] | None = None
-    features: NDArray[np.float16] | None = None
-    pseudo_labels: NDArray[np.int64] | None = None
-    labels: NDArray[np.float32] | None = None
-    emotion: str | None = None
+    index: int  # its position in the datamodule's `utterances`
+    speaker_id: str | None  # None where unknown
+    waveform: NDArray[np.float32] | None = None  # (samples,) at 16 kHz, all of it or a part
+    features: NDArray[np.float16] | None = None  # (frames, dim), cached, in place of audio
+    pseudo_labels: NDArray[np.int64] | None = None  # (frames,), k-means ids
+    labels: NDArray[np.float32] | None = None  # (attributes,) in the order of `ATTRIBUTES`, NaN where missing
+    emotion: str | None = None  # categorical, None when there is none
 
 
 @dataclass(eq=False)

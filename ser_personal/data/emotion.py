@@ -43,16 +43,13 @@ MIN_BATCH = 2
 
 @dataclass(frozen=True)
 class SelectedSpeakers:
-    """Training speakers that training is restricted to.
+    """Training speakers that training is restricted to."""
 
-    Attributes:
-        copies: speaker -> how often an epoch holds each of their utterances; never those of speakers not listed.
-        weights: speaker -> weight of their utterances in the loss, by default 1.
-        chosen: target speaker -> training speakers chosen for them, nearest first.
-    """
-
+    # speaker -> how often an epoch holds each of their utterances; never those of speakers not listed
     copies: Mapping[str, int]
+    # speaker -> weight of their utterances in the loss, by default 1
     weights: Mapping[str, float] = field(default_factory=dict)
+    # target speaker -> training speakers chosen for them, nearest first
     chosen: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
@@ -76,7 +73,7 @@ class EmotionDataModule(SpeechDataModule[EmotionBatch]):
         test_splits: to test on; all but train, validation and what `cut_test` cut off for adaptation if None.
         target: what is predicted: the emotion attributes, or categorical emotion.
         speaker_selection: chooses training speakers by the test's; all of them if None.
-        augmentation: noise, reverberation and the like in training; none if None.
+        augmentation: noise, SpecAugment and the like in training; none if None.
         **kwargs: as in `SpeechDataModule`.
     """
 

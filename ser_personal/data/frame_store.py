@@ -53,6 +53,7 @@ class FrameStore(ABC, Generic[Source]):
     contents: ClassVar[str]
     command: ClassVar[str]
     made_from: ClassVar[str]
+    frame_shape: tuple[int, ...] = ()
 
     def __init__(self, folder: str | Path, source: Source) -> None:
         self.folder, self.source = Path(folder), source
@@ -64,11 +65,6 @@ class FrameStore(ABC, Generic[Source]):
         self._open: Callable[[Path], Any] = lru_cache(OPEN_FILES)(partial(safe_open, framework="numpy"))
         for path in sorted(self.folder.glob(BATCHES)):
             self._index(path)
-
-    @property
-    @abstractmethod
-    def frame_shape(self) -> tuple[int, ...]:
-        """Shape of a frame; () for ids."""
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -248,7 +244,6 @@ class PseudoLabels(FrameStore[PseudoLabelSource]):
     source_type = PseudoLabelSource
     dtype = "U16"
     contents, command, made_from = "pseudo-labels", "`ser kmeans`", "teacher or codebook"
-    frame_shape = ()
 
     def __init__(self, folder: str | Path, source: PseudoLabelSource) -> None:
         if not 1 <= source.num_clusters <= MAX_CLUSTERS:
@@ -290,12 +285,8 @@ class FeatureCache(FrameStore[FeatureSource]):
     def __init__(self, folder: str | Path, source: FeatureSource) -> None:
         require_range("dim", source.dim, 1)
         require_range("frame_seconds", source.frame_seconds, 0, above=True)
+        self.frame_shape = (source.dim,)
         super().__init__(folder, source)
-
-    @property
-    @override
-    def frame_shape(self) -> tuple[int, ...]:
-        return (self.source.dim,)
 
     @override
     def _to_store(self, utterance_id: str, array: NDArray[Any]) -> NDArray[Any]:
