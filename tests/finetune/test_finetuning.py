@@ -6,7 +6,7 @@ from tiny_models import emotion_data, finetuning, fit, trainer
 from tiny_models import encoder as tiny_encoder
 
 from ser_personal.corpus.csv_corpus import CSVCorpus
-from ser_personal.encoder.base import Encoder, mean_pool
+from ser_personal.encoder.base import mean_pool
 from ser_personal.finetune.classification import EmotionClassification
 from ser_personal.finetune.concordance import CCCLoss, GlobalBatchLoss, MSELoss, ccc_loss
 from ser_personal.finetune.interpreters import MLPInterpreter, PointwiseInterpreter, TransformerInterpreter
@@ -14,7 +14,7 @@ from ser_personal.finetune.module import EmotionFineTuning
 from ser_personal.sharing.export import load_finetuned
 from ser_personal.speakers.embedding import SpeakerEmbedding
 from ser_personal.speakers.unseen import Mean, Zero
-from ser_personal.types import EncoderOutput, utterance_hashes
+from ser_personal.types import utterance_hashes
 
 
 @pytest.fixture
@@ -187,26 +187,6 @@ def test_what_a_second_fit_was_trained_on_counts_as_well(data, tmp_path, monkeyp
     monkeypatch.setattr(type(data), "train_hashes", frozenset({"abcdefgh"}))
     fit(module, data, tmp_path, max_steps=1)
     assert module.trained_on == first | {"abcdefgh"} > first
-
-
-class OwnEncoder(Encoder):
-    """A frame of two numbers, the mean and the deviation of the audio."""
-
-    dim, config = 2, "{}"
-
-    def build(self, config=None):
-        self.scale = torch.nn.Parameter(torch.ones(2))
-
-    def forward(self, waveforms, num_samples, time_mask=None, personalization=None):
-        frames = torch.stack([waveforms.mean(1), waveforms.std(1)], 1)[:, None] * self.scale
-        return EncoderOutput(frames, torch.ones(frames.shape[:2], dtype=torch.bool))
-
-
-def test_an_encoder_of_ones_own_comes_back(data, tmp_path):
-    module = finetuning(encoder=OwnEncoder())
-    fit(module, data, tmp_path, max_steps=1).save_checkpoint(tmp_path / "own.ckpt")
-    again = EmotionFineTuning.load_from_checkpoint(tmp_path / "own.ckpt", encoder=OwnEncoder())
-    assert_same(again.state_dict(), module.state_dict())
 
 
 def test_models_of_the_same_objects_share_no_weights(data, tmp_path):

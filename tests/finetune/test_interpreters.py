@@ -128,13 +128,4 @@ def test_pointwise_predictions_begin_at_the_labels_means_and_stay_within_the_sca
     with torch.no_grad():
         assert interpreter(output(7, 4, speaker=False)._replace(frames=torch.full((2, 7, 12), 1e4))).abs().max() <= 1
     refused("is an empty range", PointwiseInterpreter, scale=(3.0, 3.0))
-
-
-def test_heads_that_dont_divide_and_one_without_a_layer_to_start_from_are_refused():
     refused("dim: 18 is odd, or 4 heads", TransformerInterpreter, dim=18, heads=4)
-
-    class Bare(DenseInterpreter):
-        def build(self, dim, outputs):
-            self.dense = self.out = nn.Linear(dim, outputs, bias=False)
-
-    refused(r"Bare: has no linear layer with a bias .* Write its start_from", built(Bare()).start_from, [4.0, 4.0, 4.0])

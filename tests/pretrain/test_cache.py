@@ -67,19 +67,6 @@ def test_the_encoder_of_a_checkpoint_without_its_speakers(make, data, papt_check
     assert held.trained_on == unpack_hashes(saved[DESCRIPTION]["pretrained_on"]) != frozenset()
 
 
-def test_an_interrupted_run_ends_with_the_same_bytes_and_does_nothing_twice(resumes_alike):
-    resumes_alike(FeatureCache, TinyEncoder)
-
-
-def test_a_damaged_checkpoint_is_refused(make, papt_checkpoint, tmp_path):
-    for part in ("state_dict", DESCRIPTION):
-        checkpoint = read_checkpoint(papt_checkpoint)
-        checkpoint[part].pop(next(name for name in checkpoint[part] if "encoder" in name))
-        torch.save(checkpoint, tmp_path / "bad.ckpt")
-        line = "bad.ckpt: is damaged, or was written by another version"
-        refused(line, make, checkpoint=str(tmp_path / "bad.ckpt"))
-
-
 def test_what_does_not_belong_into_a_folder_is_refused(make, papt_checkpoint):
     make()
     for change in ({"seed": 1}, {"layer": 1}):

@@ -24,19 +24,6 @@ def test_nearest_centroid_is_that_of_a_slow_search_under_autocast_too():
         assert nearest_centroid(frames, centroids).tolist() == slow
 
 
-def test_save_and_load_give_the_same_codebook_in_the_same_bytes_every_time(tmp_path):
-    values = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
-    codebook = Codebook(values, {"seed": 4, "teacher": "mfcc", "share": 0.1})
-    paths = [tmp_path / f"{number}.safetensors" for number in range(5)]
-    for path in paths:
-        codebook.save(path)
-    assert len({path.read_bytes() for path in paths}) == 1
-    assert sorted(tmp_path.iterdir()) == sorted(paths)
-    loaded = Codebook.load(paths[0])
-    assert (loaded.hash, loaded.made_with) == (codebook.hash, codebook.made_with)
-    assert len({Codebook(v).hash for v in (values, values.reshape(2, 3), values.reshape(1, 6), values + 1)}) == 4
-
-
 def clips(count: int, seed: int = 0) -> list[np.ndarray]:
     """Clips whose every frame holds its own (utterance, position)."""
     lengths = np.random.default_rng(seed).integers(0, 90, count)

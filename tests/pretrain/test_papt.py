@@ -197,10 +197,3 @@ def test_embedding_learns_what_only_the_speaker_tells(data, fusion):
         optimizer.step()
     of_a_guess = logged["train_loss"] / torch.tensor(8.0).log()
     assert of_a_guess > 0.95 if fusion == "none" else of_a_guess < 0.5
-
-
-def test_another_fit_goes_on_with_its_own_codebook_alone(data, tmp_path):
-    module = papt()
-    fit(module, data, tmp_path, max_steps=1)
-    module.codebook_hash = "another"
-    refused("PAPT: predicts clusters of codebook another, the pseudo-labels come from", fit, module, data, tmp_path)
