@@ -54,11 +54,8 @@ class Encoder(nn.Module, ABC):
     def adapt(self, lora: LoRA | None) -> None:
         """Add what is learnt on top of weights that are there, once they are: LoRA's adapters where it is given."""
         if lora is not None:
-            raise UserError(
-                f"{type(self).__name__} has no layers that LoRA could adapt",
-                where="--model.lora",
-                remedy="Leave it out, or give --model.encoder HubertEncoder",
-            )
+            what, remedy = f"{type(self).__name__} has no layers to adapt", "Leave it out, or give a HubertEncoder"
+            raise UserError(what, where="--model.lora", remedy=remedy)
 
     def merge_adapters(self) -> None:
         """Add LoRA's adapters to the weights that they stand beside, for good; nothing where there are none."""
@@ -77,11 +74,9 @@ class Encoder(nn.Module, ABC):
     ) -> EncoderOutput:
         """Encode a batch; `forward` on its waveforms, unless the encoder reads something else."""
         if "waveforms" not in batch:
-            raise UserError(
-                "the model reads audio, the batch holds cached features",
-                where=f"--model.encoder {type(self).__name__}",
-                remedy="Give --data EmotionDataModule, or train with --model.encoder CachedFeatures",
-            )
+            what, where = "reads audio, not cached features", f"--model.encoder {type(self).__name__}"
+            remedy = "Give --data EmotionDataModule, or train with --model.encoder CachedFeatures"
+            raise UserError(what, where=where, remedy=remedy)
         speech = cast("SpeechBatch", batch)
         output: EncoderOutput = self(speech["waveforms"], speech["num_samples"], time_mask, personalization)
         return output
@@ -116,11 +111,7 @@ def weights_fingerprint(weights: Mapping[str, Tensor]) -> str:
 
 
 def real_frames(num_samples: Tensor, frames: Tensor) -> Tensor:
-    """Mark the real ones among padded frames (batch, frames, dim) of utterances of `num_samples` (batch,).
-
-    Returns:
-        (batch, frames), on the device of the frames, whatever that of `num_samples` is.
-    """
+    """Mark the real ones among padded frames (batch, frames, dim) of utterances of `num_samples` (batch,)."""
     counts = num_frames(num_samples.to(frames.device, non_blocking=True))
     return torch.arange(frames.shape[1], device=frames.device) < counts[:, None]
 

@@ -16,8 +16,8 @@ from ser_personal.encoder.base import real_frames
 from ser_personal.encoder.hugging_face import PretrainedEncoder
 from ser_personal.encoder.raw import LogMelFrontEnd
 from ser_personal.encoder.speaker_fusion import UNPERSONALIZED, Personalization
-from ser_personal.errors import UserError, require_range
-from ser_personal.types import EncoderOutput, NonNegativeFinite, PositiveFinite
+from ser_personal.errors import UserError
+from ser_personal.types import EncoderOutput, NonNegativeFinite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 
 LOG_MEL = "log_mel"
-TINY_MELS = 40
 
 
 class HubertEncoder(PretrainedEncoder):
@@ -38,10 +37,8 @@ class HubertEncoder(PretrainedEncoder):
         pretrained: name on the Hugging Face hub, or a local folder.
         freeze_cnn: keep the convolutions as they are, and run them without autograd.
         freeze_layers: keep that many of the first Transformer layers as they are, and all that is below them.
-        normalize: bring each waveform to zero mean and unit variance, by its own mean and standard deviation, or by
-            these two, a corpus's; None means as the model was pre-trained (large: yes, base: no).
-        max_samples: encode only the first so many samples of an utterance, for a model that was trained so (the data's
-            `max_samples` keeps the last ones); masked prediction encodes all.
+        normalize: bring each waveform to zero mean and unit variance; None means as the model was pre-trained (large:
+            yes, base: no).
         gradient_scale: factor on the gradient of the convolutions (fairseq's feature_grad_mult: large 1, base 0.1).
         dropout: of the Transformer; 0 as in HuBERT-large's pre-training (base: 0.1).
         gradient_checkpointing: recompute activations in the backward pass, for less memory.
@@ -59,8 +56,7 @@ class HubertEncoder(PretrainedEncoder):
         *,
         freeze_cnn: bool = False,
         freeze_layers: NonNegativeInt = 0,
-        normalize: bool | tuple[float, PositiveFinite] | None = None,
-        max_samples: PositiveInt | None = None,
+        normalize: bool | None = None,
         gradient_scale: NonNegativeFinite = 1.0,
         dropout: ClosedUnitInterval = 0.0,
         gradient_checkpointing: bool = False,
@@ -84,10 +80,7 @@ class HubertEncoder(PretrainedEncoder):
         self.freeze_cnn = freeze_cnn or bool(freeze_layers)
         self.gradient_scale = gradient_scale
         if normalize is not None:
-            self.overrides["normalize"] = normalize if isinstance(normalize, bool) else list(map(float, normalize))
-        if max_samples is not None:
-            require_range("max_samples", max_samples, WINDOW)
-            self.overrides["max_samples"] = int(max_samples)
+            self.overrides["normalize"] = normalize
 
     @override
     def _frozen(self) -> Iterator[nn.Module]:
@@ -127,7 +120,7 @@ class HubertEncoder(PretrainedEncoder):
 
     @property
     def max_samples(self) -> int | None:
-        """Samples of an utterance that it encodes, the first ones; None for all."""
+        """Samples of an utterance that an imported model encodes, the first ones; None for all."""
         limit: int | None = getattr(self.network.config, "max_samples", None)
         return limit
 
@@ -151,6 +144,7 @@ class HubertEncoder(PretrainedEncoder):
         if self.max_samples is not None and time_mask is None:
             waveforms, num_samples = waveforms[:, : self.max_samples], num_samples.clamp(max=self.max_samples)
         config = self.network.config
+        # true, or the mean and standard deviation of an imported model's corpus
         how = getattr(config, "normalize", config.feat_extract_norm == "layer")
         if how:
             waveforms = normalize(waveforms, num_samples, None if how is True else how)
@@ -207,7 +201,6 @@ class ConvFrontEnd(nn.Module):
 
     @override
     def forward(self, waveforms: Tensor, num_samples: Tensor) -> Tensor:
-        """(batch, samples) -> (batch, frames, channels)."""
         hidden = waveforms[:, None]
         layer: Any
         for layer in self.conv_layers:
@@ -262,8 +255,7 @@ def _kept_states(layers: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
 class TinyEncoder(HubertEncoder):
     """HuBERT's Transformer, pre-norm, over log-mel frames: about 0.2 million parameters, random weights. Ours.
 
-    For the demo, for tests, and for corpora and machines too small for HuBERT. Log-mel instead of convolutions over
-    the wave, since convolutions of that size learn far more slowly.
+    For the demo, for tests, and for corpora and machines too small for HuBERT. Convolutions would learn more slowly.
 
     Args:
         dim: width of the Transformer.
@@ -297,7 +289,7 @@ class TinyEncoder(HubertEncoder):
             "num_conv_pos_embeddings": 15,
             "num_conv_pos_embedding_groups": heads,
             # one stand-in convolution of log-mel's window and hop, replaced by the front end
-            "conv_dim": [TINY_MELS],
+            "conv_dim": [40],
             "conv_kernel": [WINDOW],
             "conv_stride": [HOP],
             "feat_extract_norm": "group",

@@ -86,22 +86,15 @@ def using(path: object) -> Iterator[None]:
 
 def unfit(path: object, error: Exception) -> UserError:
     """Say in one line what doesn't fit in a checkpoint."""
-    reason = " ".join(str(error).split())[:300]
-    return UserError(
-        f"is damaged, or was written by another version ({type(error).__name__}: {reason})",
-        where=path,
-        remedy="Give a complete checkpoint that this version's `ser fit` wrote",
-    )
+    what = f"is damaged, or was written by another version ({type(error).__name__}: {str(error)[:300]})"
+    return UserError(what, where=path, remedy="Give a complete checkpoint that this version's `ser fit` wrote")
 
 
 def linear_warmup_and_decay(optimizer: Optimizer, total_steps: float, warmup_share: float) -> LambdaLR:
     """Raise each group's rate linearly to its peak over a share of all steps, then lower it to 0 over the rest."""
     if isinf(total_steps):
-        raise UserError(
-            "the learning rate falls to 0 at the end of the fit, which has none",
-            where="--trainer.max_epochs",
-            remedy="Give max_epochs or max_steps",
-        )
+        what, remedy = "the learning rate falls until the end of the fit", "Give max_epochs or max_steps"
+        raise UserError(what, where="--trainer.max_epochs", remedy=remedy)
     warmup = max(1, round(total_steps * warmup_share))
 
     def scale(step: int) -> float:

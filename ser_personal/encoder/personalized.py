@@ -113,11 +113,8 @@ class PersonalizedEncoder(nn.Module):
                 self.speakers = type(self.speakers)()
             return
         if speakers["name"] != type(self.speakers).__name__:
-            raise UserError(
-                f"was trained with speakers as {speakers['name']}, not {type(self.speakers).__name__}",
-                where="the checkpoint",
-                remedy=f"Give --model.speakers {speakers['name']}",
-            )
+            what, remedy = f"was trained with {speakers['name']}", f"Give --model.speakers {speakers['name']}"
+            raise UserError(what, where="the checkpoint", remedy=remedy)
         self.speakers.rebuild(speakers, self.encoder.dim)
 
     @property

@@ -59,7 +59,6 @@ class StandardizedFrontEnd(nn.Module, ABC):
 
     @override
     def forward(self, waveforms: Tensor, num_samples: Tensor) -> Tensor:
-        """(batch, samples) -> standardised (batch, frames, dim)."""
         return (self.features(waveforms, num_samples) - self.mean) / self.std
 
     def fit(self, training_audio: Callable[[int], Iterator[NDArray[np.float32]]]) -> None:
@@ -90,22 +89,19 @@ class LogMelFrontEnd(StandardizedFrontEnd):
 
     @override
     def features(self, waveforms: Tensor, num_samples: Tensor) -> Tensor:
-        """(batch, samples) -> (batch, frames, mels), natural logarithm of power."""
         with torch.autocast(waveforms.device.type, enabled=False):
             windows = waveforms.float().unfold(-1, WINDOW, HOP) * self.window
             power = torch.fft.rfft(windows).abs().square()
             return functional.threshold(power @ self.filters, 1e-6, 1e-6).log()
 
 
-# 13 coefficients, their deltas and those of the deltas
 MFCC_DIM = 39
 
 
 def mfcc(waveform: Tensor) -> Tensor:
     """MFCC with deltas and delta-deltas of a waveform (samples,) at 16 kHz; -> (frames, 39), as many as HuBERT has.
 
-    Source: fairseq's first iteration of HuBERT: Kaldi's MFCC every 10 ms with C0, not the energy, deltas over these
-    frames, and every second one of them used.
+    Source: fairseq's first iteration of HuBERT: Kaldi's MFCC every 10 ms with C0, and every second frame of them used.
     """
     if len(waveform) < WINDOW:
         return waveform.new_zeros(0, MFCC_DIM)
@@ -209,24 +205,14 @@ class CachedFeatures(Encoder):
         self.source: FeatureSource | None = None
 
     @property
-    def _known_source(self) -> FeatureSource:
-        if self.source is None:
-            raise UserError(
-                "there is no feature cache to read",
-                where="--model.encoder CachedFeatures",
-                remedy="Give --data CachedEmotionDataModule with --data.cache, the folder that `ser cache` wrote",
-            )
-        return self.source
-
-    @property
     @override
     def dim(self) -> int:
-        return self._known_source.dim
+        return cast("FeatureSource", self.source).dim
 
     @property
     @override
     def config(self) -> str:
-        return json.dumps({"model_type": self.model_type, "source": asdict(self._known_source)})
+        return json.dumps({"model_type": self.model_type, "source": asdict(cast("FeatureSource", self.source))})
 
     @override
     def prepare(self, training_set: TrainingSet) -> None:
@@ -236,7 +222,9 @@ class CachedFeatures(Encoder):
     def build(self, config: str | None = None) -> None:
         if config is not None:
             self.source = FeatureSource(**json.loads(config)["source"])
-        _ = self._known_source
+        if self.source is None:
+            remedy = "Give --data CachedEmotionDataModule with --data.cache, the folder that `ser cache` wrote"
+            raise UserError("there is no feature cache to read", where="--model.encoder CachedFeatures", remedy=remedy)
 
     @override
     def encode(
@@ -246,11 +234,8 @@ class CachedFeatures(Encoder):
         personalization: Personalization = UNPERSONALIZED,
     ) -> EncoderOutput:
         if "features" not in batch:
-            raise UserError(
-                f"reads cached features of {self._known_source.encoder}, not audio",
-                where="--model.encoder CachedFeatures",
-                remedy="Give --data CachedEmotionDataModule, or train with the encoder itself",
-            )
+            remedy = "Give --data CachedEmotionDataModule, or train with the encoder itself"
+            raise UserError("reads cached features, not audio", where="--model.encoder CachedFeatures", remedy=remedy)
         cached = cast("CachedBatch", batch)
         features = cached["features"]
         # half precision is how they are stored; the trainer's precision is how they are computed with

@@ -87,8 +87,8 @@ def test_encoders_and_batches_that_do_not_belong_together_are_refused() -> None:
     speech = SpeechBatch(
         waveforms=torch.zeros(1, 800), num_samples=torch.tensor([800]), speaker_ids=["a"], indices=torch.tensor([0])
     )
-    refused("reads cached features of test, not audio", cached().encode, speech)
-    refused("TinyEncoder: the model reads audio, the batch holds cached features", TinyEncoder().encode, batch())
+    refused("reads cached features, not audio", cached().encode, speech)
+    refused("TinyEncoder: reads audio, not cached features", TinyEncoder().encode, batch())
 
 
 def test_log_mel_is_that_of_torchaudio_under_autocast_too():

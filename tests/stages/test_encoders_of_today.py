@@ -73,7 +73,7 @@ def test_what_goes_with_nothing_is_one_line(data, capsys, tmp_path):
     tiny = ["fit", *configs("finetune.yaml", "tiny/finetune.yaml"), *data, *SHORT]
     line = last_line(capsys, *tiny, "--model.encoder", "LogMelEncoder", "--model.lora.rank", "2")
     assert line.startswith("ser: --model.lora: LogMelEncoder")
-    assert line.endswith("Leave it out, or give --model.encoder HubertEncoder.")
+    assert line.endswith("Leave it out, or give a HubertEncoder.")
     line = last_line(capsys, "fit", *configs("papt.yaml", "tiny/papt.yaml"), *data, "--model.encoder", "WhisperEncoder")
     assert "--model.encoder: WhisperEncoder" in line
     assert not list(tmp_path.glob("*.ckpt"))
