@@ -19,8 +19,8 @@ from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.data.dataset import Example, collate
 from ser_personal.errors import UserError
 from ser_personal.recognition.profiles import SpeakerProfiles
-from ser_personal.recognition.raw import PredictedUtterance, RawRecognizer, Utterances
-from ser_personal.recognition.recordings import Recording, find_recordings
+from ser_personal.recognition.raw import PredictedUtterance, Utterances
+from ser_personal.recognition.recordings import Recording
 from ser_personal.recognition.segmenters import BySpeech, ByWindows, Segment, energy_speech
 
 RAW = ["arousal_raw", "valence_raw"]
@@ -123,19 +123,13 @@ def test_profiles_of_the_enrolled_are_kept_from_call_to_call_and_no_others(bundl
     assert list(again.predict(recordings[3], "anna")["calibration_utterances"]) == [1]
 
 
-def test_a_name_is_one_person_however_it_is_spelled(bundle_folder, recordings, tmp_path):
-    recognizer = EmotionRecognizer.from_pretrained(bundle_folder, device="cpu")
+def test_a_name_is_one_person_however_it_is_spelled(recognizer, recordings, tmp_path):
     for name, file in zip(("Jos\u00e9", "Jose\u0301", " Jos\u00e9 "), recordings, strict=False):
         recognizer.enroll(name, file)
     assert recognizer.profiles.ids == ["Jos\u00e9"]
-    (tmp_path / "Jose\u0301").mkdir()
-    copy = tmp_path / "Jose\u0301" / "a.wav"
-    copy.write_bytes(recordings[3].read_bytes())
-    (tmp_path / "turns.csv").write_text("path,start,end,speaker\nJos\u00e9/a.wav,0,,Jose\u0301\n")
-    predicted = [recognizer.predict(copy, "Jose\u0301"), recognizer.predict(copy, segments=tmp_path / "turns.csv")]
-    assert [int(frame["calibration_utterances"].item()) for frame in predicted] == [4, 4]
-    assert {frame["file"].item() for frame in predicted} == {str(copy)}
-    assert find_recordings(tmp_path, "folder")[0].speaker_id == "Jos\u00e9"
+    (tmp_path / "turns.csv").write_text(f"path,start,end,speaker\n{recordings[3].name},0,,Jose\u0301\n")
+    for options in ({"speaker_ids": "Jose\u0301"}, {"segments": tmp_path / "turns.csv"}):
+        assert recognizer.predict(recordings[3], **options)["calibration_utterances"].tolist() == [4]
 
 
 @pytest.fixture
@@ -215,25 +209,6 @@ def test_no_thread_forgets_what_another_adds(bundle, recordings, tmp_path):
     assert recognizer.profiles["anna"].utterances == 6
 
 
-def test_whom_somebody_enrols_during_a_prediction_stays(bundle, recordings, tmp_path, monkeypatch):
-    recognizer, other = (
-        EmotionRecognizer(bundle, profiles=SpeakerProfiles.open(bundle.model, tmp_path / "people"), device="cpu")
-        for _ in range(2)
-    )
-    recognizer.enroll("anna", recordings[0])
-    each = RawRecognizer.each
-
-    def slow(raw, of_recordings):
-        monkeypatch.setattr(RawRecognizer, "each", each)
-        other.enroll("ben", recordings[3:6])
-        other.enroll("anna", recordings[1])
-        return each(raw, of_recordings)
-
-    monkeypatch.setattr(RawRecognizer, "each", slow)
-    recognizer.predict([recordings[2], recordings[6]], ["anna", "ben"])
-    assert {one: recognizer.profiles[one].utterances for one in recognizer.profiles.ids} == {"anna": 3, "ben": 3}
-
-
 def test_where_one_recording_can_not_be_recognised_nobody_is_enrolled(recognizer, recordings, tmp_path):
     soundfile.write(tmp_path / "noise.wav", np.random.default_rng(0).normal(0, 0.1, 48_000), 16_000)
     for ask in (recognizer.predict, lambda paths: recognizer.enroll("anna", paths)):
@@ -250,19 +225,20 @@ def test_without_a_bank_no_speaker_is_left_uncalibrated_unnoticed(bundle, record
     assert raw["calibration_utterances"].tolist() == [0]
 
 
-def said(first, second):
-    """Utterances of Anna and of somebody, and their predictions."""
-    utterances = [
-        PredictedUtterance(Segment(0, 16_000), "anna", np.zeros(16), np.array(first), 1),
-        PredictedUtterance(Segment(24_000, 48_000), None, np.zeros(16), np.array(second), 2),
-    ]
-    return Utterances(Recording("talk.wav", np.zeros(0, np.float32), "anna"), 3.0, utterances)
-
-
 def test_a_row_says_where_who_what_and_how_sure(bundle, with_intervals):
     recognizer = with_intervals()
     recognizer._with_labels = lambda prediction, _: prediction - 1
-    first, second = recognizer.rows(said([4.0, 2.0], [6.5, 2.0]), {})
+
+    def rows(first, second):
+        """Of an utterance of Anna and one of somebody, whose arousal is predicted so."""
+        utterances = [
+            PredictedUtterance(Segment(0, 16_000), "anna", np.zeros(16), np.array([first, 2.0]), 1),
+            PredictedUtterance(Segment(24_000, 48_000), None, np.zeros(16), np.array([second, 2.0]), 2),
+        ]
+        recording = Recording("talk.wav", np.zeros(0, np.float32))
+        return recognizer.rows(Utterances(recording, 3.0, utterances), {})
+
+    first, second = rows(4.0, 6.5)
     names = [f"{attribute}_{name}" for attribute in bundle.attributes for name in ("low", "high", "raw")]
     assert list(first) == ["speaker", "start", "end", *CALIBRATED, *names, "calibration_utterances", "file"]
     place = {"file": "talk.wav", "start": 0.0, "end": 1.0, "speaker": "anna", "calibration_utterances": 1}
@@ -272,7 +248,7 @@ def test_a_row_says_where_who_what_and_how_sure(bundle, with_intervals):
     values = {"arousal_raw": 6.5, "arousal_calibrated": 6.5, "arousal_low": 6.0, "arousal_high": 7.0}
     assert second | place | values == second
     for value, interval in ((1.5, (1, 2.0)), (0.0, (1, 1)), (9.0, (7, 7))):
-        _, row = recognizer.rows(said([value, value], [value, value]), {})
+        _, row = rows(value, value)
         assert (row["arousal_low"], row["arousal_high"], row["arousal_calibrated"]) == (*interval, value)
 
 
@@ -311,15 +287,15 @@ def test_blocks_give_what_the_whole_gives(bundle, long, blocks, cut):
     frames = []
     for size in (None, 3.1):
         blocks(size)
-        frames += [recognizer.predict(long, **options), recognizer.predict(decode(long), **options)]
-    assert len(frames[0]) > 4
-    for frame in frames[1:]:
-        same = np.abs(frame[["start", "end"]] - frames[0][["start", "end"]]).max(axis=1)
-        # by the level of noise of a block, a pause ends a frame of 10 ms earlier or later
-        assert same.max() < (0.05 if cut == "energy" else 1e-4)
-        own, expected = (one.drop(columns="file")[same < 1e-4] for one in (frame, frames[0]))
-        columns = [name for name in own if not (cut == "energy" and name.endswith("calibrated"))]
-        pd.testing.assert_frame_equal(own[columns], expected[columns], atol=1e-4)
+        frames.append(recognizer.predict(long, **options))
+    whole, in_blocks = frames
+    assert len(whole) > 4
+    moved = np.abs(in_blocks[["start", "end"]] - whole[["start", "end"]]).max(axis=1)
+    # by the level of noise of a block, a pause ends a frame of 10 ms earlier or later
+    assert moved.max() < (0.05 if cut == "energy" else 1e-4)
+    columns = [name for name in whole if not (cut == "energy" and name.endswith("calibrated"))]
+    same = moved < 1e-4
+    pd.testing.assert_frame_equal(in_blocks.loc[same, columns], whole.loc[same, columns], atol=1e-4)
 
 
 def test_a_long_recording_is_refused_as_a_short_one_is(recognizer, long, blocks, tmp_path):
@@ -327,21 +303,15 @@ def test_a_long_recording_is_refused_as_a_short_one_is(recognizer, long, blocks,
     samples, rate = soundfile.read(long, dtype="float32")
     late = np.append(samples[:-100], np.full((100, 2), np.nan, dtype=np.float32), axis=0)
     noise = np.random.default_rng(0).normal(0, 0.1, samples.shape).astype(np.float32)
-    for name, sound, what in (
-        ("nan", late, "holds NaN, infinity"),
-        ("silent", samples * 0, "is silent from beginning to end"),
-        ("cancelled", samples * [1, -2], "cancel one another when mixed. Keep one channel"),
-        ("noise", noise, "no speech was found in it"),
+    for sound, what in (
+        (late, "holds NaN, infinity"),
+        (samples * 0, "is silent from beginning to end"),
+        (noise, "no speech was found in it"),
     ):
-        soundfile.write(tmp_path / f"{name}.wav", sound, rate, subtype="FLOAT")
-        with pytest.raises(UserError, match=rf"{name}.wav: .*{what}"):
-            recognizer.predict(tmp_path / f"{name}.wav", "anna")
-    (tmp_path / "broken.wav").write_bytes(long.read_bytes()[:-4])
-    with pytest.raises(UserError, match=r"broken\.wav: is truncated"):
-        recognizer.predict(tmp_path / "broken.wav", "anna")
-    for turn, what in (((3, 2), "isn't in the recording"), ((3, 99), "isn't in the recording")):
-        with pytest.raises(UserError, match=f"long.wav: turn of a .*{what}"):
+        soundfile.write(tmp_path / "a.wav", sound, rate, subtype="FLOAT")
+        with pytest.raises(UserError, match=rf"a\.wav: .*{what}"):
+            recognizer.predict(tmp_path / "a.wav", "anna")
+    for turn in ((3, 2), (3, 99)):
+        with pytest.raises(UserError, match=r"long\.wav: turn of a .*isn't in the recording"):
             recognizer.predict(long, segments=[(0, 1, "a"), (*turn, "a")])
-    with pytest.raises(UserError, match="holds NaN, infinity"):
-        recognizer.predict(np.concatenate([decode(long), PAUSE * np.nan]), "anna")
     assert recognizer.predict(long, segments=[(0, 1, "a"), (1.7, 2.4, "a")])["end"].tolist() == [1.0]

@@ -127,9 +127,11 @@ def test_callers_give_paths_or_waveforms_one_or_many():
 @pytest.mark.parametrize("ids", [["1", None, "2"], [1, pd.NA, np.int64(2)], pd.Series([1, None, 2])])
 def test_columns_of_a_table_are_recordings_and_speakers(ids):
     audio = pd.Series(["x.wav", "y.wav", "z.wav"])
-    for column in (audio, audio.astype("string"), audio.to_numpy(), audio.to_numpy(dtype=str), tuple(audio)):
-        found = recordings_of(column, ids)
-        assert named(found) == {"x.wav": "1", "y.wav": None, "z.wav": "2"}
+    for column in (audio, audio.astype("string"), audio.to_numpy(), audio.to_numpy(dtype=str)):
+        assert named(recordings_of(column, ids)) == {"x.wav": "1", "y.wav": None, "z.wav": "2"}
+
+
+def test_names_that_are_none():
     assert recordings_of("x.wav", pd.NA)[0].speaker_id is Recording("x.wav", Path("x.wav"), np.nan).speaker_id is None
     for wrong in (1.5, b"a", object(), True, np.inf):
         with pytest.raises(UserError, match=r"speaker_ids: .* is no name\. Give text, None where unknown"):
