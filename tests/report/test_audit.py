@@ -16,7 +16,6 @@ from ser_personal.report.audit import (
     figures,
     harm,
     probe,
-    probes,
     speaker_sums,
 )
 from ser_personal.report.bootstrap import Bootstrap, Estimate
@@ -83,13 +82,12 @@ def compare(predictions, labels, speaker_ids, group_of):
 def test_groups_are_scored_as_if_they_stood_alone_without_unknown_speakers_and_those_in_no_group(toy):
     predictions, labels, speaker_ids = toy
     predictions[:16] += 100
-    even = np.array([int(speaker[1:]) % 2 == 0 for speaker in speaker_ids])
     group_of = {f"s{n:02}": "odd" if n % 2 else "even" for n in range(12) if n != 1}
     found = compare(predictions, labels, [*[None] * 8, *speaker_ids[8:]], group_of)
-    known = np.arange(96) >= 16
+    member = np.array([*[""] * 8, *(group_of.get(speaker) for speaker in speaker_ids[8:])])
     expected = {
-        name: by_hand(predictions[rows], labels[rows], [s for s, r in zip(speaker_ids, rows, strict=True) if r])
-        for name, rows in (("even", even & known), ("odd", ~even & known))
+        name: by_hand(predictions[rows], labels[rows], np.array(speaker_ids)[rows].tolist())
+        for name, rows in (("even", member == "even"), ("odd", member == "odd"))
     }
     assert found["even"].scores.speakers == 5
     for metric in METRICS:
@@ -118,8 +116,6 @@ def test_intervals_take_ten_speakers_on_both_sides(toy):
     assert found["few"].scores.bias.refused == "2 speakers, an interval needs 10"
     assert found["many"].scores.bias.refused is None
     assert found["many"].gap.bias.refused == "2 speakers, an interval needs 10"
-    scores = found["many"].scores
-    assert scores.overall_ccc.low < scores.overall_ccc.value < scores.overall_ccc.high
 
 
 def test_speakers_are_divided_by_gender_and_amount_of_speech(tmp_path):
@@ -160,9 +156,6 @@ def test_harmed_speakers_are_counted(run):
     assert found.worst_speaker == max(losses, key=losses.get)
     assert found.mean_change.value == pytest.approx(np.mean(list(changes.values())))
     assert found.mean_change.low < found.mean_change.value < found.mean_change.high
-    uncalibrated = replace(run, pldc=replace(run.pldc, scale_std=False))
-    nobody = harm(uncalibrated, run.sets[0], "arousal", Bootstrap(100))
-    assert (nobody.harmed, nobody.worst_loss, nobody.worst_speaker) == (0, 0, None)
 
 
 def probed(vectors, genders):
@@ -186,15 +179,6 @@ def test_two_genders_of_ten_speakers_are_needed():
     expected = "a probe needs two genders of 10 speakers each; here: 9 Female, 20 Male"
     assert found.accuracy.refused == expected
     assert np.isnan(found.accuracy.value)
-    assert "none with a recorded gender" in probed(np.zeros((3, 3)), [None] * 3).accuracy.refused
-
-
-def test_every_kind_of_vector_is_probed(run):
-    assert [found.vectors for found in probes(run, Bootstrap(200))] == [
-        "speaker vectors, training speakers",
-        "learnt embeddings e_s, training speakers",
-        "speaker vectors, test1 speakers",
-    ]
 
 
 def test_correlations_have_intervals_over_speakers_with_both_shifts_and_a_ccc(run):

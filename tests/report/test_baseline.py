@@ -53,12 +53,10 @@ def test_callback_and_command_are_a_ridge_regression_of_the_training_set(
     predictions = np.column_stack([RidgeCV(PENALTIES).fit(x, column).predict(unseen) for column in y.T])
     speakers = [utterance.speaker_id for utterance in test]
     row = written["splits"]["test1"]["rows"]["ridge"]
-    assert row["is_oracle"] is False
     for attribute, scores in score(predictions, labels, speakers, ("arousal", "valence"), min_utterances=3).items():
         found = row["attributes"][attribute]
         assert found["overall_ccc"] == pytest.approx(scores.overall_ccc, abs=1e-3)
         assert found["average_ccc"] == pytest.approx(scores.average_ccc, abs=1e-3)
-        assert found["speakers"] == 3
 
     arguments = ["--attributes", "[arousal,valence]", "--min-utterances", "3"]
     assert ser("baseline", synthetic_corpus, "--out", tmp_path / "command", *arguments) == 0

@@ -14,7 +14,7 @@ from ser_personal.evaluation.run_files import read_run
 from ser_personal.files import write_json
 from ser_personal.report.audit import harm
 from ser_personal.report.bootstrap import Bootstrap, Estimate, interval, signed, signed_interval, verdicts
-from ser_personal.report.figures import INK, ROWS, dumbbells, forest, style
+from ser_personal.report.figures import INK, dumbbells, forest, style
 from ser_personal.report.report import report
 
 
@@ -42,10 +42,8 @@ def test_the_page_needs_no_network(folder, page):
     text = (folder / "report.html").read_text()
     assert re.findall(r"https?:|@import|url\((?!#)", text) == []
     assert page.tags.isdisjoint({"script", "link", "iframe", "img"})
-    assert len(text) < 2_000_000
     # figures have the page's ink, which is that of its colour scheme
     assert all("currentColor" in svg and INK not in svg for svg in re.findall("<svg.*?</svg>", text, re.DOTALL))
-    assert 'name="viewport"' in text
 
 
 def test_every_figure_says_what_it_shows_and_verdicts_stand_first_with_marks_and_intervals(page):
@@ -62,15 +60,10 @@ def test_every_figure_says_what_it_shows_and_verdicts_stand_first_with_marks_and
     assert places == sorted(places)
 
 
-def test_the_score_table_holds_every_row_and_says_what_it_is(folder, page):
-    rows = json.loads((folder / "metrics.json").read_text())["splits"]["test1"]["rows"]
-    assert all(name.replace("_", " ") in page.text for name in rows)
-    raw = rows["raw"]["attributes"]["valence"]
+def test_the_score_table_and_the_audit_are_on_the_page_and_the_audit_in_json(folder, page):
+    raw = json.loads((folder / "metrics.json").read_text())["splits"]["test1"]["rows"]["raw"]["attributes"]["valence"]
     assert f"{raw['average_ccc']:.3f} ({raw['average_ccc_std']:.3f})".replace("0.", ".") in page.text
     assert "an oracle, never a result" in page.text
-
-
-def test_the_audit_on_the_page_and_in_json(folder, page):
     audit = json.loads((folder / "audit.json").read_text(), parse_constant=pytest.fail)
     (of_set,) = audit["sets"]
     groups = {partition["name"]: partition["groups"] for partition in of_set["partitions"]}
@@ -80,7 +73,6 @@ def test_the_audit_on_the_page_and_in_json(folder, page):
     gap = groups["gender"]["arousal"]["calibrated"]["Female"]["gap"]["mean_absolute_error"]
     assert gap["value"] < gap["low"] + 1 < 1
     assert gap["high"] < -0.5
-    assert audit["bootstrap"] == {"resamples": 200, "seed": 0, "fewest": 10}
     assert "no difference shows that a group's trait causes it" in page.text
     assert "a probe needs two genders of 10 speakers each; here: 4 Female" in page.text
 
@@ -127,8 +119,6 @@ def test_figures_hold_the_gain_of_each_row_by_kind_and_both_scores_of_each_speak
         (forested,) = forest(run, own, "arousal", Bootstrap(resamples=100)).figure.axes
         (axes,) = dumbbells(run, test, "arousal").figure.axes
     names = [tick.get_text() for tick in forested.get_yticklabels()]
-    short = {row.short for name, row in ROWS.items() if name not in {"raw", "ridge"}}
-    assert (len(names), set(names)) == (len(short) + 1, {*short, "median"})
     assert names[4:] == ["median", "one map for all", "all speakers", "random speakers", "own labels (oracle)"]
     raw, calibrated = (line.get_xdata() for line in axes.lines[-2:])
     for drawn, name in ((raw, "raw"), (calibrated, "sigma")):
@@ -151,27 +141,28 @@ def found(folder):
     return verdicts(run, run.sets[0], "arousal", Bootstrap(200))
 
 
-@pytest.mark.parametrize(("gain", "mark"), [(0.1, "helps"), (0.0, "open"), (-0.1, "harms")])
-def test_the_interval_decides(tmp_path, gain, mark):
+def gain_of_pldc(folder, gain, noise):
+    """Have PLDC raise and lower each CCC by so much, and by the noise in turns."""
+
     def edit(metrics):
         raw, sigma = (metrics["splits"]["test1"]["rows"][name]["attributes"]["arousal"] for name in ("raw", "sigma"))
-        noises = zip(raw["per_speaker"].items(), [0.01, -0.01] * 12, strict=True)
+        noises = zip(raw["per_speaker"].items(), [noise, -noise] * 12, strict=True)
         sigma["per_speaker"] = {speaker: ccc + gain + noise for (speaker, ccc), noise in noises}
 
-    edit_json(invent(tmp_path) / "metrics.json", edit)
+    edit_json(invent(folder) / "metrics.json", edit)
+
+
+@pytest.mark.parametrize(("gain", "mark"), [(0.1, "helps"), (0.0, "open"), (-0.1, "harms")])
+def test_the_interval_decides(tmp_path, gain, mark):
+    gain_of_pldc(tmp_path, gain, noise=0.01)
     own, similar = found(tmp_path)
     text = "no effect of calibration is shown" if mark == "open" else f"calibration {mark}"
     assert (own.than, similar.than, own.mark, own.text) == ("raw", "random_speakers", mark, text)
     assert own.gain.value == pytest.approx(gain, abs=1e-12)
 
 
-@pytest.mark.parametrize("sign", [1, -1])
-def test_differences_of_rounding_size_show_nothing_and_harm_nobody(tmp_path, sign):
-    def edit(metrics):
-        raw, sigma = (metrics["splits"]["test1"]["rows"][name]["attributes"]["arousal"] for name in ("raw", "sigma"))
-        sigma["per_speaker"] = {speaker: ccc + sign * 1e-15 for speaker, ccc in raw["per_speaker"].items()}
-
-    edit_json(invent(tmp_path) / "metrics.json", edit)
+def test_differences_of_rounding_size_show_nothing_and_harm_nobody(tmp_path):
+    gain_of_pldc(tmp_path, 0.0, noise=1e-15)
     assert [(verdict.mark, verdict.gain.value) for verdict in found(tmp_path)] == [("open", 0)] * 2
     run = read_run(tmp_path)
     assert harm(run, run.sets[0], "arousal", Bootstrap(200)).harmed == 0

@@ -2,7 +2,6 @@ import base64
 import io
 import json
 import re
-from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -124,20 +123,6 @@ def test_the_page_of_a_table_is_replaced_by_its_own_alone(folder, capsys):
     assert 'href="interview_timeline/001_c.html"' in (folder / "interview_timeline.html").read_text()
 
 
-@pytest.mark.parametrize("ending", [".parquet", "_frame.csv"])
-def test_every_table_gives_the_same_page(folder, ending):
-    expected = data_of(reported(folder))
-    rows = pd.DataFrame([row | {"speaker": row["speaker"] or None} for row in rows_of("meeting.wav", 60)])
-    if ending == "_frame.csv":
-        # as `EmotionRecognizer.predict(...).to_csv(path)` writes it, with the frame's index
-        rows.to_csv(folder / "table_frame.csv")
-    else:
-        pytest.importorskip("pyarrow", reason="pyarrow isn't installed (the extra parquet)")
-        rows.to_parquet(folder / "table.parquet")
-    flags = ("--out", folder / "other.html")
-    assert data_of(reported(folder, *flags, table=f"table{ending}", page="other.html")) == expected
-
-
 def changed(**cells):
     return lambda rows: [rows[0] | cells, *rows[1:]]
 
@@ -168,16 +153,6 @@ def test_what_is_no_table_of_annotations_and_no_page_of_it_is_one_line(folder, c
     assert what in line
     assert not (folder / "timeline.html").exists()
     assert (folder / "report.html").read_text() == "<p>of a test run"
-
-
-def test_what_is_no_table_of_annotations(folder, capsys):
-    (folder / "predictions.jsonl").touch()
-    for arguments, told in (
-        (["predictions.jsonl"], "isn't a table of annotated recordings. Give .csv or .parquet, or the folder"),
-        ([folder, "--audio", folder], "--audio and --out are for annotated recordings"),
-    ):
-        assert ser("report", *arguments) == 2
-        assert told in capsys.readouterr().err
 
 
 def test_long_recordings_have_a_page_each_and_are_played_from_their_file(folder, monkeypatch, capsys):
@@ -212,27 +187,10 @@ def test_categories_have_their_probabilities_over_time(folder):
     assert "nan" not in text.split("<body>")[1].split("<script")[0]
 
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory):
-    with chromium(tmp_path_factory.mktemp("profile")) as page:
+@pytest.fixture
+def page(tmp_path):
+    with chromium(tmp_path / "profile") as page:
         yield page
-
-
-def texts_that_overprint(page):
-    """Pairs of the page's visible texts whose boxes overlap."""
-    page.js("scrollTo(0, 0)")
-    what = "svg text, .name span, .name small, #said span, #clock, button, label, td, th"
-    boxes = page.js(
-        f"""[...document.querySelectorAll("{what}")].filter(one => one.checkVisibility() && one.textContent.trim())
-        .map(one => [one.textContent, (r => [r.left, r.top, r.right, r.bottom])(one.getBoundingClientRect())])"""
-    )
-    return [
-        (one, other)
-        for (one, a), (other, b) in combinations(boxes, 2)
-        if min(a[2], b[2]) - max(a[0], b[0]) > 1
-        and min(a[3], b[3]) - max(a[1], b[1]) > 3
-        and not (one in other or other in one)  # a button in its cell
-    ]
 
 
 def opened(page, path, width=1280):
@@ -244,50 +202,15 @@ def opened(page, path, width=1280):
     page.settle()
 
 
-def playing(page):
-    page.js("new Promise(done => sound.readyState > 1 ? done() : sound.addEventListener('playing', done))")
-    page.js("sound.pause()")
-
-
-@pytest.fixture(scope="module")
-def meeting(tmp_path_factory):
-    """The page of a recording, made once."""
-    folder = tmp_path_factory.mktemp("meeting")
-    sound(folder / "meeting.wav", 60)
-    write(folder / "predictions.csv", rows_of("meeting.wav", 60))
+@needs_chromium
+def test_a_recording_is_played_walked_through_and_looked_at_closely(folder, page):
     reported(folder)
-    return folder / "timeline.html"
-
-
-@needs_chromium
-def test_nothing_overprints_or_sticks_out_and_axes_are_aligned(meeting, folder, page):
-    write(folder / "categories.csv", of_categories(rows_of("x", 60)))
-    reported(folder, "--out", "categories.html", table="categories.csv", page="categories.html")
-    for path in (meeting, folder / "categories.html"):
-        for width in (1280, 390):
-            opened(page, path, width)
-            assert page.js("get('all').querySelectorAll('tbody tr').length") == page.js("rows.length")
-            assert page.js("document.documentElement.scrollWidth") <= width
-            assert texts_that_overprint(page) == []
-            drawn = "[get('axis'), get('overview'), ...lanes.map(lane => lane.svg)]"
-            places = page.js(f"{drawn}.map(one => [one.getBoundingClientRect().left, one.clientWidth])")
-            assert all(place == places[0] for place in places)
-            assert page.errors == []
-            assert [url for url in page.requests if not url.startswith(("blob:", "file:"))] == []
-    # the last one is that of categories
-    page.js("lanes[0].svg.focus()")
-    page.press("ArrowRight")
-    page.settle()
-    assert page.js("get('said').textContent") == "Anna, 0:00.0 to 0:02.5angry 0.00sad 1.00"
-    assert page.js("get('all').querySelectorAll('th').length") == 5
-
-
-@needs_chromium
-def test_a_recording_is_played_walked_through_and_looked_at_closely(meeting, page):
+    meeting = folder / "timeline.html"
     opened(page, meeting, 390)
     lane, (start, end) = page.box(".lane"), page.js("[lanes[0].own[1].start, lanes[0].own[1].end]")
     page.click(lane["left"] + page.js(f"x({(start + end) / 2})"), lane["top"] + lane["height"] / 2)
-    playing(page)
+    page.js("new Promise(done => sound.readyState > 1 ? done() : sound.addEventListener('playing', done))")
+    page.js("sound.pause()")
     assert start + 1 < page.js("sound.currentTime") < 60
     assert page.js("get('said').textContent").startswith("Anna, 0:15.0 to 0:17.5")
     place = page.js("parseFloat(get('head').style.left) + get('chart').getBoundingClientRect().left")
@@ -312,21 +235,10 @@ def test_a_recording_is_played_walked_through_and_looked_at_closely(meeting, pag
     middle = strip["top"] + strip["height"] / 2
     page.click(strip["left"] + 0.3 * strip["width"], middle, to=(strip["left"] + 0.6 * strip["width"], middle))
     assert 10 < page.js("view.to - view.from") < 30
-    page.settle()
-    assert texts_that_overprint(page) == []
     page.js("get('whole').click()")
     assert page.js("[view.from, view.to]") == [0, 60]
     page.js("get('shown').value = 1; get('shown').dispatchEvent(new Event('change'))")
     page.settle()
     assert page.js("lanes[0].svg.querySelector('text').textContent") == "valence"
-    page.js("get('band').click()")
-    assert page.js("getComputedStyle(lanes[0].svg.querySelector('.band')).display") == "none"
-
-
-@needs_chromium
-def test_a_long_recording_is_played_from_its_file(folder, page, monkeypatch):
-    monkeypatch.setattr("ser_personal.report.timeline.EMBEDDED_SECONDS", 10)
-    reported(folder)
-    page.open(folder / "timeline.html", 1280)
-    page.js("new Promise(done => sound.readyState ? done() : sound.addEventListener('loadedmetadata', done))")
-    assert page.js("sound.duration") == 60
+    assert page.errors == []
+    assert [url for url in page.requests if not url.startswith(("blob:", "file:"))] == []

@@ -125,20 +125,17 @@ def test_other_inputs_run_again_with_all_that_needs_them_and_not_unasked(tmp_pat
     assert kept == {"prepare/papt/seed_0", "prepare/papt/seed_1"}
 
 
-@pytest.mark.parametrize("change", ["a label", "audio"])
-def test_another_corpus_under_the_same_path_is_another_input(tmp_path, config, change):
+def test_another_corpus_under_the_same_path_is_another_input(tmp_path, config):
     corpus = tmp_path / "corpus.csv"
     (tmp_path / "a.wav").write_bytes(b"12")
     corpus.write_text("path,speaker,split,arousal\na.wav,s,train,3\n")
     study = study_of(config, corpus=str(corpus))
-    run_study(tmp_path / "study", study, FakeLauncher())
-    refuse_to_replace(folders_of(tmp_path / "study", study), tmp_path)
-    if change == "audio":
-        (tmp_path / "a.wav").write_bytes(b"13")
-    else:
-        corpus.write_text(corpus.read_text().replace(",3", ",5"))
-    with pytest.raises(UserError, match="would delete 6 runs made with other settings"):
+    for path, old, new in ((tmp_path / "a.wav", "12", "13"), (corpus, ",3", ",5")):
+        run_study(tmp_path / "study", study, FakeLauncher())
         refuse_to_replace(folders_of(tmp_path / "study", study), tmp_path)
+        path.write_text(path.read_text().replace(old, new))
+        with pytest.raises(UserError, match="would delete 6 runs made with other settings"):
+            refuse_to_replace(folders_of(tmp_path / "study", study), tmp_path)
 
 
 def test_a_fit_resumes_from_its_last_checkpoint(tmp_path, config):
