@@ -11,7 +11,7 @@ import pytest
 from command_line import ser
 from safetensors import SafetensorError
 
-from ser_personal.arguments import parse, shipped_names, values_of, without
+from ser_personal.arguments import parse, shipped_names
 from ser_personal.cli import COMMANDS, STAGES, find_user_error
 from ser_personal.comparison.compare import compare
 from ser_personal.corpus.check import check
@@ -121,16 +121,11 @@ def test_flags_change_the_defaults_of_the_signature_in_any_spelling(tmp_path):
 
 def test_a_config_gives_values_that_flags_override(tmp_path: Path):
     (tmp_path / "c.yaml").write_text("num_clusters: 7\nout: yaml\n")
-    config = ["--config", str(tmp_path / "c.yaml")]
-    short = ["-c", config[1]]
-    for words in (
-        ["c", *config, "--out", "flag"],
-        ["c", "--out", "flag", *config],
-        ["c", *short, "--out", "flag"],
-        ["c", f"-c={config[1]}", "--out", "flag"],
-    ):
-        values = parsed(*words)
-        assert (values["num_clusters"], values["out"]) == (7, "flag")
+    path = str(tmp_path / "c.yaml")
+    for config in (["--config", path], ["-c", path], [f"-c={path}"]):
+        for words in (["c", *config, "--out", "flag"], ["c", "--out", "flag", *config]):
+            values = parsed(*words)
+            assert (values["num_clusters"], values["out"]) == (7, "flag")
 
 
 def test_mistakes_on_a_command_line_are_one_line():
@@ -142,12 +137,6 @@ def test_mistakes_on_a_command_line_are_one_line():
         with pytest.raises(UserError) as caught:
             parsed(*arguments)
         assert str(caught.value) == f"{message}. `ser COMMAND --help` lists the arguments."
-
-
-def test_values_of_a_flag_in_either_form_and_what_else_there_is():
-    words = ["fit", "--config=a", "-c", "b", "--configs", "c", "--config", "d", "-c=e", "--config"]
-    assert values_of(["--config", "-c"], words) == ["a", "b", "d", "e"]
-    assert without(["--config", "-c"], words) == ["fit", "--configs", "c"]
 
 
 def test_positionals_are_classes_names_or_several_words():

@@ -1,19 +1,13 @@
 import logging
 import warnings
-from inspect import signature
 from math import inf, nan
 
 import pytest
-from jsonargparse import ArgumentParser
 
-from ser_personal.arguments import OneLineErrors
 from ser_personal.data.emotion import EmotionDataModule
-from ser_personal.data.pretrain import PretrainDataModule
 from ser_personal.data.speaker_features import CachedSpeakerFeatures
-from ser_personal.encoder.hubert import HubertEncoder, TinyEncoder
+from ser_personal.encoder.hubert import TinyEncoder
 from ser_personal.errors import UserError, require_range, silence_warnings
-from ser_personal.finetune.interpreters import MLPInterpreter
-from ser_personal.finetune.module import EmotionFineTuning
 from ser_personal.finetune.similar_speakers import SimilarSpeakers
 from ser_personal.pretrain.papt import PAPT
 from ser_personal.recognition.recordings import recordings_of
@@ -81,29 +75,3 @@ def test_what_a_range_holds(options, inside, allowed):
 def test_a_misspelt_choice_is_not_taken_for_another(make, choices):
     with pytest.raises(UserError, match=rf": there is no 'men'\. Give one of {choices}\."):
         make("men")
-
-
-class Parser(OneLineErrors, ArgumentParser):
-    pass
-
-
-# a number beyond each sort of range, some of which the class itself refuses; most ranges are types of arguments
-IMPOSSIBLE: dict[type, dict[str, float | str]] = {
-    EmotionFineTuning: {"unseen_share": 1.1, "learning_rate": nan, "weight_decay": inf, "warmup_share": -0.1},
-    PAPT: {"final_dim": 0, "mask_prob": 1.1, "min_masks": -1, "feature_penalty": "null", "seed": -1},
-    MLPInterpreter: {"dropout": 1.1, "hidden_dims": "[128,0]"},
-    HubertEncoder: {"freeze_layers": -1, "gradient_scale": inf},
-    TinyEncoder: {"layers": 0, "heads": 3, "freeze_layers": -1},
-    EmotionDataModule: {"batch_seconds": inf, "max_samples": 399, "num_workers": -1, "seed": "null"},
-    PretrainDataModule: {"max_samples": 3599, "held_out": 1, "seed": 2**31},
-}
-
-
-@pytest.mark.parametrize("kind", IMPOSSIBLE)
-def test_impossible_arguments_are_refused_by_name(kind):
-    parser = Parser()
-    parser.add_class_arguments(kind, "it")
-    needed = ["--it.corpus=corpus"] if "corpus" in signature(kind).parameters else []
-    for name, value in IMPOSSIBLE[kind].items():
-        with pytest.raises(UserError, match=name):
-            parser.instantiate(parser.parse_args([f"--it.{name}={value}", *needed]))

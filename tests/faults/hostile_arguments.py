@@ -17,6 +17,7 @@ OF_FIT = [
     ),
     ("other batches to resume", "--ckpt_path {finetune} --data.max_batch 5", r"with data\.max_batch 16, not 5\."),
     ("a device without its package", "--trainer.accelerator tpu", "ser fit: .*torch_xla"),
+    ("adapters of no Transformer", "--model.encoder LogMelEncoder --model.lora.rank 2", "--model.lora: LogMelEncoder"),
     ("weights in half precision", "--trainer.precision bf16-true", "Give --trainer.precision bf16-mixed"),
     (
         "a callback of other weights",

@@ -69,16 +69,6 @@ def last_line(capsys, *command: object) -> str:
     return capsys.readouterr().err.splitlines()[-1]
 
 
-def test_what_goes_with_nothing_is_one_line(data, capsys, tmp_path):
-    tiny = ["fit", *configs("finetune.yaml", "tiny/finetune.yaml"), *data, *SHORT]
-    line = last_line(capsys, *tiny, "--model.encoder", "LogMelEncoder", "--model.lora.rank", "2")
-    assert line.startswith("ser: --model.lora: LogMelEncoder")
-    assert line.endswith("Leave it out, or give a HubertEncoder.")
-    line = last_line(capsys, "fit", *configs("papt.yaml", "tiny/papt.yaml"), *data, "--model.encoder", "WhisperEncoder")
-    assert "--model.encoder: WhisperEncoder" in line
-    assert not list(tmp_path.glob("*.ckpt"))
-
-
 def test_a_checkpoint_without_adapters_and_a_fit_without_those_of_its_checkpoint(data, capsys):
     pytest.importorskip("peft", reason="the extra lora isn't installed")
     frozen = ["fit", *HUBERT_LORA, *data, *SHORT, "--model.encoder.freeze_layers", "2"]
