@@ -75,8 +75,6 @@ def read_configs(arguments: Sequence[str]) -> dict[str, dict[str, Any]]:
         path = "--config" if is_yaml else config
         try:
             content = yaml.safe_load(config if is_yaml else Path(config).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UserError("can't be read", where=path, remedy="Check the path and its permissions") from error
         # a ValueError is of bytes that are no text, or of a date that doesn't exist
         except (ValueError, RecursionError, yaml.YAMLError) as error:
             mark = getattr(error, "problem_mark", None)
@@ -137,13 +135,7 @@ def parse(
 
 
 def _as_flags(arguments: Sequence[str], parser: Any, positional: Mapping[str, bool]) -> list[str]:
-    """Write arguments as flags named like parameters: configs first, which the others override, and then positionals.
-
-    Args:
-        arguments: of the command line.
-        parser: that is going to read them.
-        positional: name -> whether it takes several values.
-    """
+    """Write arguments as flags: configs first, then positionals (name -> whether it takes several), then the others."""
     actions = parser._actions  # noqa: SLF001
     booleans = {action.dest for action in actions if getattr(action, "_typehint", None) is bool}
     switches = {flag for action in actions if action.nargs == 0 for flag in action.option_strings}
@@ -191,9 +183,6 @@ def making(class_type: type) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except ModuleNotFoundError as error:
-        what = f"needs a package that isn't installed ({' '.join(str(error).split())})"
-        raise UserError(what, where=class_type.__name__, remedy="Install it, or leave this out") from error
     except Exception as error:
         *_, last = traceback.extract_tb(error.__traceback__)
         what = f"can't be made ({type(error).__name__}: {error}; {Path(last.filename).name}, line {last.lineno})"

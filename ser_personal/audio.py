@@ -254,10 +254,7 @@ def _open(path: Path) -> Iterator[soundfile.SoundFile]:
 def _read_parts(
     file: soundfile.SoundFile, parts: Iterable[Part], path: Path, channel: int | None
 ) -> Iterator[tuple[NDArray[np.float32], list[NDArray[np.float64]]]]:
-    """Read adjoining parts of a file as they come, with the samples around that the filter needs.
-
-    Yields the samples of each part at 16 kHz, (samples,), and the power over time of what was read since the last one.
-    """
+    """Read adjoining parts of a file: of each its samples at 16 kHz, (samples,), and the power of what it read."""
     buffer, begin, end = np.zeros(0, dtype=np.float32), 0, 0
     for part in parts:
         first, last, offset = _reach(file, part)
@@ -270,10 +267,7 @@ def _read_parts(
 
 
 class _SoundFile(soundfile.SoundFile):
-    """A file that is read from its beginning where it is an MP3, in which seeking loses samples and prints errors.
-
-    soundfile seeks after each read.
-    """
+    """A file that is read from its beginning where it is an MP3, in which seeking loses samples and prints errors."""
 
     def seekable(self) -> bool:
         return self.format != "MP3" and bool(super().seekable())

@@ -192,7 +192,7 @@ class StageCLI(LightningCLI):
         """
         stage = self.config["subcommand"]
         path = self.config[stage].get("ckpt_path")
-        self._starts_over, self._steps = False, 0
+        self._starts_over = False
         if stage == "fit" and path == LAST:
             trainer = self.config[stage].trainer.as_dict()
             path = next((str(path) for path in _stage_checkpoints(trainer, "-last") if path.is_file()), None)
@@ -208,7 +208,6 @@ class StageCLI(LightningCLI):
             # callbacks of training, which a test has no use for
             warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks")
         trained = TrainedModel.read(path, self.config[stage].model.class_path, resumes=stage == "fit")
-        self._steps = trained.steps
         before = leaves(self.config[stage].model.as_dict())
         try:
             self.config = self.parser.parse_args(trained.arguments(self.arguments))
@@ -292,8 +291,6 @@ class StageCLI(LightningCLI):
                 remedy="Append yours by --trainer.callbacks+, or save none with --trainer.enable_checkpointing false",
             )
         require_range("--trainer.accumulate_grad_batches", trainer.accumulate_grad_batches, 1)
-        if trainer.check_val_every_n_epoch is not None:
-            require_range("--trainer.check_val_every_n_epoch", trainer.check_val_every_n_epoch, 1)
         self.model.starts_from_checkpoint = config.get("ckpt_path") is not None
 
     def fit(self, **arguments: Any) -> None:
@@ -321,8 +318,7 @@ class StageCLI(LightningCLI):
                 if isinstance(each, StageCheckpoint) and each.best_model_score is not None:
                     best = f"{each.monitor} {decimal(float(each.best_model_score))}"
                     path, epochs = os.path.relpath(each.best_model_path), self.trainer.current_epoch
-                    done = "written" if self.trainer.global_step > self._steps else "already trained"
-                    print(f"{done}: {path}, {best}, the best of {epochs} epochs")
+                    print(f"written: {path}, {best}, the best of {epochs} epochs")
             # later training in this folder would resume from what Lightning saved for a job queued again
             for saved_for_slurm in Path(self.trainer.default_root_dir).glob("hpc_ckpt_*.ckpt"):
                 saved_for_slurm.unlink()

@@ -38,7 +38,6 @@ class TrainedModel:
     class_path: str
     init_args: dict[str, Any]
     description: EncoderDescription
-    steps: int = 0
 
     @classmethod
     def read(cls, path: str, expected: str | None, *, resumes: bool) -> Self:
@@ -55,13 +54,10 @@ class TrainedModel:
             raise UserError("doesn't name the class of its model", where=path, remedy=REMEDY)
         if expected is not None and not _is_same(expected, kind):
             raise UserError(f"holds {_short(kind)}, the config names {_short(expected)}", where=path, remedy=REMEDY)
-        return cls(path, kind, saved, checkpoint[DESCRIPTION], checkpoint.get("global_step", 0))
+        return cls(path, kind, saved, checkpoint[DESCRIPTION])
 
     def arguments(self, command: list[str], data: dict[str, Any] | None = None) -> list[str]:
-        """Insert these settings after the configs of a command line (a stage and its arguments), before its flags.
-
-        And those of `data`, where there are any.
-        """
+        """Insert these settings, and those of `data`, between the configs and the flags of a command line."""
         stage, *rest = command
         trained: dict[str, Any] = {"model": {"class_path": self.class_path, "init_args": self.init_args}}
         if data is not None:

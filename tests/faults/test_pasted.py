@@ -2,11 +2,10 @@
 
 import shlex
 from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 from command_line import configs, ser
-from fault import CHECK, FIT, KMEANS, PAPT, TEST, Fault, Good, Make, copied, sound, table, text
+from fault import FIT, KMEANS, PAPT, TEST, Fault, Make, copied, text
 from test_faults import filled
 
 
@@ -20,28 +19,11 @@ SHORT = [*FIT, *FEW]
 HUBERT = [*SHORT, "--model.encoder", "HubertEncoder"]
 RAW = [*SHORT, "--model.encoder", "LogMelEncoder", "--model.fusion"]
 CACHED = [*SHORT, *configs("cached.yaml", "tiny/cached.yaml")]
-ANNOTATE = ["annotate", "{here}/speech", "--out", "{here}/out.csv", "--device", "cpu", "--model", "{bundle}"]
 UNLEARNT = "speaker embeddings are neither pre-trained nor learnt here"
 
 
 def nowhere(flag: str) -> list[str]:
     return [f"--{flag}", "{here}/none.safetensors"]
-
-
-def speech(_good: Good, here: Path) -> None:
-    (here / "speech" / "anna").mkdir(parents=True)
-    sound(here / "speech" / "anna" / "a.wav", 48_000)
-
-
-def checked(good: Good, here: Path) -> None:
-    table()(good, here)
-    (here / "clean.csv").touch()
-
-
-def annotated(_good: Good, here: Path) -> None:
-    rows = "speaker,start,end,arousal_calibrated,arousal_raw,file\na,0,1,4,3,a.wav\n"
-    (here / "two.csv").write_text(rows)
-    (here / "timeline.html").touch()
 
 
 PASTED = [
@@ -52,14 +34,9 @@ PASTED = [
     case("--model.train_speaker_embedding true", [*RAW, "last"]),
     case("--model.encoder TinyEncoder", [*HUBERT, *nowhere("model.encoder.pretrained")]),
     case("--replace", SHORT, text("run/finetune.ckpt", "")),
-    case("--replace", [*CHECK, "--write", "{here}/clean.csv"], checked),
     case("--data.augmentation null", [*CACHED, "--data.augmentation.gain", "[0,6]"], then="no cached features here"),
     case("--codebook null", [*KMEANS, *nowhere("codebook")]),
     case("--model.released_head null", [*PAPT, "{pseudo_labels}", *FEW, *nowhere("model.released_head")]),
-    case("--calibration pldc", [*ANNOTATE, "--cut", "windows", "--calibration", "posterior"], speech),
-    case("--cut windows", [*ANNOTATE, "--hop_seconds", "1"], speech),
-    case("--out two_timeline.html", ["report", "two.csv"], annotated),
-    case("--out page.html", ["report", "two.csv", "--out", "page"], annotated),
 ]
 
 
