@@ -147,10 +147,7 @@ class GlobalBatchLoss(EmotionLoss):
 
 
 def labelled_mean(losses: Tensor, labelled: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Average losses (batch, columns) over the labelled utterances of each column, then over columns that have some.
-
-    `weights` (batch,) say what each utterance counts. 0 where nothing is labelled.
-    """
+    """Average losses (batch, columns) over each column's labelled utterances, then over columns with some; else 0."""
     counts = labelled.to(torch.promote_types(losses.dtype, torch.float32))
     if weights is not None:
         counts = counts * weights[:, None]

@@ -38,11 +38,7 @@ class Interpreter(nn.Module, ABC):
         """Raise a UserError where labels on that scale may lie outside the predictions' range; here that is endless."""
 
     def start_from(self, label_means: Sequence[float]) -> None:
-        """Predict the training labels' means at first; from 0, training by CCC stalls on labels of 1 to 7.
-
-        This sets the bias of the last linear layer of as many outputs that `build` made; one of your own whose last
-        such layer isn't its output writes its own.
-        """
+        """Set the last linear layer's bias: from 0, training by CCC stalls on labels of 1 to 7."""
         linear = [layer for layer in self.modules() if isinstance(layer, nn.Linear) and layer.bias is not None]
         layers = [layer for layer in linear if layer.out_features == len(label_means)]
         if not layers:
@@ -57,10 +53,7 @@ class Interpreter(nn.Module, ABC):
 
 
 class GlobalBatchNorm(nn.BatchNorm1d):
-    """Batch normalisation that trains on the statistics of all devices' batches, as one device would on all of them.
-
-    torch's SyncBatchNorm does so on GPUs alone.
-    """
+    """Batch normalisation by the statistics of all devices' batches, on CPUs too, unlike torch's SyncBatchNorm."""
 
     @override
     def forward(self, input: Tensor) -> Tensor:

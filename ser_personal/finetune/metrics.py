@@ -43,11 +43,10 @@ class UtteranceMetric(Metric):
         self.add_state("integers", default=[], dist_reduce_fx="cat")
         self.add_state("floats", default=[], dist_reduce_fx="cat")
 
-    def add(self, integers: Sequence[Tensor], floats: Sequence[Tensor] = ()) -> None:
-        """Keep columns of integers, each (batch,), and matrices of floats, each (batch, columns)."""
+    def add(self, integers: Sequence[Tensor], floats: Tensor) -> None:
+        """Keep columns of integers, each (batch,), and a matrix of floats (batch, columns)."""
         self.integers.append(torch.stack([column.to(self.device, torch.int64) for column in integers], 1))
-        rows = [matrix.detach().to(self.device, torch.float32) for matrix in floats]
-        self.floats.append(torch.cat([torch.empty(len(self.integers[-1]), 0, device=self.device), *rows], 1))
+        self.floats.append(floats.detach().to(self.device, torch.float32))
 
     @override
     def sync(self, *args: Any, **kwargs: Any) -> None:
@@ -79,7 +78,7 @@ class ConcordanceMetric(UtteranceMetric):
     @override
     def update(self, batch: PredictionBatch) -> None:
         keys = torch.tensor([speaker_key(speaker_id) for speaker_id in batch["speaker_ids"]], dtype=torch.int64)
-        self.add([batch["indices"], keys], [batch["predictions"], batch["labels"]])
+        self.add([batch["indices"], keys], torch.cat([batch["predictions"], batch["labels"]], 1))
 
     @override
     def compute(self) -> dict[str, float]:
@@ -110,7 +109,8 @@ class ClassificationMetric(UtteranceMetric):
 
     @override
     def update(self, batch: PredictionBatch) -> None:
-        self.add([batch["indices"], batch["predictions"].argmax(1), emotions_of(batch["labels"])])
+        found = batch["predictions"]
+        self.add([batch["indices"], found.argmax(1), emotions_of(batch["labels"])], found[:, :0])
 
     @override
     def compute(self) -> dict[str, float]:

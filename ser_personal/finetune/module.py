@@ -101,7 +101,16 @@ class FineTuning(PersonalizedModule):
         warmup_share: ClosedUnitInterval | None = None,
     ) -> None:
         encoder, interpreter = encoder or HubertEncoder(freeze_cnn=True), interpreter or MLPInterpreter()
-        _refuse_contradictions(encoder, interpreter, fusion, papt_checkpoint)
+        if fusion == "prefix" and not (encoder.mixes_frames or interpreter.reads_speaker):
+            raise UserError(
+                f"the speaker embedding changes no frame of {type(encoder).__name__}, which has no Transformer, and "
+                f"{type(interpreter).__name__} doesn't read it",
+                where="--model.fusion prefix",
+                remedy="Give --model.fusion last, or --model.interpreter TransformerInterpreter",
+            )
+        if papt_checkpoint is not None and isinstance(encoder, CachedFeatures):
+            what, remedy = "brings an encoder, CachedFeatures need none", "Give it to `ser cache --checkpoint` instead"
+            raise UserError(what, where=f"--model.papt_checkpoint {papt_checkpoint}", remedy=remedy)
         super().__init__(PersonalizedEncoder(encoder, speakers or SpeakerEmbedding(), fusion or "none"))
         self.save_hyperparameters(ignore=["encoder", "speakers", "interpreter", "loss", "lora"])
         self.interpreter = deepcopy(interpreter)
@@ -307,21 +316,6 @@ def _read(path: str, part: str, kind: str, remedy: str) -> dict[str, Any]:
     if not any(name.startswith(part) for name in checkpoint["state_dict"]):
         raise UserError(f"isn't a {kind}", where=path, remedy=remedy)
     return checkpoint
-
-
-def _refuse_contradictions(
-    encoder: Encoder, interpreter: Interpreter, fusion: FusionName | None, papt_checkpoint: str | None
-) -> None:
-    if fusion == "prefix" and not (encoder.mixes_frames or interpreter.reads_speaker):
-        raise UserError(
-            f"the speaker embedding changes no frame of {type(encoder).__name__}, which has no Transformer, and "
-            f"{type(interpreter).__name__} doesn't read it",
-            where="--model.fusion prefix",
-            remedy="Give --model.fusion last, or --model.interpreter TransformerInterpreter",
-        )
-    if papt_checkpoint is not None and isinstance(encoder, CachedFeatures):
-        what, remedy = "brings an encoder, and CachedFeatures need none", "Give it to `ser cache --checkpoint` instead"
-        raise UserError(what, where=f"--model.papt_checkpoint {papt_checkpoint}", remedy=remedy)
 
 
 class EmotionFineTuning(FineTuning):

@@ -106,11 +106,7 @@ def fit_mixture(rows: NDArray[np.float64], components: int, seed: int = 0) -> Ga
 
 
 def kl_divergence(first: GaussianMixture, second: GaussianMixture) -> float:
-    """KL(first || second) by the variational approximation, nats.
-
-    Source: Hershey and Olsen 2007, equation 20: without random draws, exact for single Gaussians, 0 for the same
-    mixture. It isn't always above 0.
-    """
+    """KL(first || second) in nats by the variational approximation (Hershey and Olsen 2007, equation 20)."""
     return float(first.weights_ @ (_log_overlap(first, first) - _log_overlap(first, second)))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -51,7 +50,6 @@ def cache(
         accelerator: what the encoder runs on, as Lightning names it.
         precision: of the encoder, as Lightning names it.
     """
-    started = time.perf_counter()
     trained_on: frozenset[str] = frozenset()
     if checkpoint:
         built, name, trained_on = _from_checkpoint(checkpoint, encoder)
@@ -98,7 +96,7 @@ def cache(
     store.finish()
     print(
         f"{out}: {len(store):,} utterances, {store.total_frames:,} frames of {source.dim} values, "
-        f"{store.total_frames * source.dim * 2 / 1e6:,.1f} MB, {time.perf_counter() - started:.1f} s"
+        f"{store.total_frames * source.dim * 2 / 1e6:,.1f} MB"
     )
 
 

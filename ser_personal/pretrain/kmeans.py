@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -107,7 +106,6 @@ def kmeans(
         num_nodes: machines, which must share `out`.
         precision: of the teacher, as Lightning names it.
     """
-    started = time.perf_counter()
     teacher = teacher or MFCCTeacher()
     teacher.build()
     on = {"accelerator": accelerator, "devices": devices, "num_nodes": num_nodes, "precision": precision}
@@ -162,7 +160,7 @@ def kmeans(
         PseudoLabels.load(out).refuse_changed(data.utterances[index] for index in data.pseudo_label_indices)
     else:
         _write_pseudo_labels(teacher, data, chosen, out, source, **on)
-    rank_zero_only(_report)(out, started)
+    rank_zero_only(_report)(out)
 
 
 def _write_pseudo_labels(
@@ -193,14 +191,12 @@ def _write_pseudo_labels(
     on_first_process(trainer, lambda: PseudoLabels.create(out, source).finish(expected))
 
 
-def _report(out: str, started: float) -> None:
+def _report(out: str) -> None:
     pseudo_labels = PseudoLabels.load(out)
     counts = np.zeros(pseudo_labels.num_clusters, dtype=np.int64)
     for utterance_id in pseudo_labels:
         counts += np.bincount(pseudo_labels[utterance_id], minlength=len(counts))
-    seconds = time.perf_counter() - started
-    used = f"{counts.sum():,} frames, {(counts > 0).sum()} clusters used"
-    print(f"{out}: K = {len(counts)}, {used}, {seconds:.1f} s")
+    print(f"{out}: K = {len(counts)}, {counts.sum():,} frames, {(counts > 0).sum()} clusters used")
 
 
 def _refuse_other(codebook: Codebook, expected: MadeWith, where: str, remedy: str) -> None:

@@ -160,14 +160,12 @@ class PAPT(PersonalizedModule):
 
     @override
     def training_step(self, batch: PretrainBatch, batch_idx: int) -> Tensor:
-        """Predict the pseudo-labels of masked frames; the loss is divided by the masked frames of all devices.
-
-        DDP averages gradients over ranks, so the sum over this rank's frames is multiplied by the number of ranks.
-        """
+        """Predict the pseudo-labels of masked frames; the loss is divided by the masked frames of all devices."""
         batches = self.current_epoch * int(self.trainer.num_training_batches) + batch_idx
         step_seed = (self.hparams["seed"] * 1_000_003 + batches) * self.trainer.world_size + self.global_rank
         prediction, output = self._predict(batch, step_seed)
         masked = self.trainer.strategy.reduce(prediction.masked.float(), reduce_op="sum").clamp(min=1)
+        # DDP averages gradients over ranks
         loss = prediction.loss * self.trainer.world_size / masked
         self.log("train_loss", loss, prog_bar=True)
         self.log("train_accuracy", prediction.correct / prediction.masked.clamp(min=1))

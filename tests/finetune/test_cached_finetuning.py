@@ -16,14 +16,6 @@ from ser_personal.types import utterance_hash, utterance_hashes
 CACHED = ["finetune.yaml", "cached.yaml", "tiny/cached.yaml"]
 
 
-class SeededInterpreter(MLPInterpreter):
-    """The same first weights, whatever was drawn before."""
-
-    def build(self, dim, outputs):
-        torch.manual_seed(1)
-        super().build(dim, outputs)
-
-
 @pytest.fixture(scope="module")
 def cache_folder(synthetic_corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cached") / "cache"
@@ -33,9 +25,12 @@ def cache_folder(synthetic_corpus, tmp_path_factory):
 
 def one_step(network, data):
     """Frames of the whole training set as one batch, the loss of a first step, and its gradients in a row."""
-    module = finetuning(encoder=network, interpreter=SeededInterpreter(dropout=0.0))
+    module = finetuning(encoder=network, interpreter=MLPInterpreter(dropout=0.0))
     torch.manual_seed(0)
     module.build(data)
+    # the same weights, whatever was drawn before
+    torch.manual_seed(1)
+    module.interpreter.build(module.personalized.dim, 2)
     module.personalized.encoder.requires_grad_(requires_grad=False)
     module.log = lambda *_args, **_options: None
     batch = next(iter(data.train_dataloader()))

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.metrics import f1_score, recall_score
 
-from ser_personal.finetune.metrics import ClassificationMetric, ConcordanceMetric, speaker_key
+from ser_personal.finetune.metrics import ClassificationMetric, ConcordanceMetric
 from ser_personal.finetune.module import EmotionFineTuning
 from ser_personal.scores import score
 
@@ -95,8 +95,3 @@ def test_the_mean_of_the_defined_ccc_chooses_the_model(scores, mean):
     module.log = lambda name, value, **_: logged.update({name: value})
     module.log_scores("val", {f"{name}_overall_ccc": value for name, value in zip(ATTRIBUTES, scores, strict=True)})
     assert logged["val_ccc"] == pytest.approx(mean, nan_ok=True)
-
-
-def test_speaker_keys_are_pinned_and_none_has_its_own():
-    assert speaker_key("1") == 0x7B7E2101CFDD1BBB  # b2sum -l 64, without its last bit
-    assert speaker_key(None) == -1
