@@ -112,60 +112,54 @@ def with_turns(
 ) -> list[Recording]:
     """The recordings with the turns that `read_turns` finds for their paths, without speakers unless `named`.
 
-    Turns go to the recording whose path ends in the name they give, or else to the only one with that stem. An
-    ambiguous match becomes a recording with a fault; so do turns without a recording, recordings without turns, and
-    those with turns on several channels, unless each channel is taken.
+    Turns go to the recording whose path ends in the name they give. A recording without turns, or with those of
+    another or on several channels, unless each channel is taken, has a fault; so have turns without a recording.
     """
     if any(recording.turns is not None for recording in recordings):
         remedy = "Leave its columns start and end out, or the segments"
         raise UserError("the table has segments of its own", where=segments, remedy=remedy)
     turns = read_turns(segments)
     found = []
-    matches = _matches(turns, recordings)
-    count = Counter(name for names in matches for name in names)
-    for names, recording in zip(matches, recordings, strict=True):
-        own = [turn if named else turn._replace(speaker_id=None) for name in names for turn in turns[name]]
+    names = _names_of(recordings, turns)
+    count = Counter(names)
+    for name, recording in zip(names, recordings, strict=True):
+        own = () if name is None else turns[name]
         on = sorted({turn.channel for turn in own if turn.channel is not None})
         fault = None
-        if not names:
+        if name is None:
             remedy = "Leave this recording out, or name its turns after it"
             fault = UserError(f"has no turns in {segments}", remedy=remedy)
-        elif len(names) > 1 or any(count[name] > 1 for name in names):
-            what = f"and {' and '.join(sorted(names)[:3])} in {segments} match in several ways"
+        elif count[name] > 1:
+            what = f"shares the name {name}, used in {segments}, with another recording"
             fault = UserError(what, remedy=f"Call it {'/'.join(Path(recording.source).parts[-2:])} there")
         elif len(on) > 1 and not each_channel:
             remedy = "Give --channel each, where the recording has these channels"
             fault = UserError(f"has turns on channels {', '.join(map(str, on))}", remedy=remedy)
-        found.append(replace(recording, speaker_id=None, turns=tuple(own), fault=fault))
+        own = own if named else tuple(turn._replace(speaker_id=None) for turn in own)
+        found.append(replace(recording, speaker_id=None, turns=own, fault=fault))
     what = f"{segments} has turns for it, but there is no such recording"
     remedy = "Give them the name of their recording's file, without extension (RTTM: second column), or leave them out"
     missing = UserError(what, remedy=remedy)
     return found + [Recording(name, Path(name), fault=missing) for name in sorted(turns.keys() - count.keys())]
 
 
-def _matches(names: Iterable[str], recordings: Sequence[Recording]) -> list[set[str]]:
-    """Of each recording the names that it may be called by in the segments, and that fit no other recording better."""
+def _names_of(recordings: Iterable[Recording], names: Iterable[str]) -> list[str | None]:
+    """Of each recording the longest name that its path ends in, whatever the extension, None where there is none."""
     of_stem = defaultdict(list)
     for name in names:
-        of_stem[stem_of(name)].append(name)
-    audio = (Path(one.audio if isinstance(one.audio, Path) else one.source).absolute() for one in recordings)
-    paths = [PurePosixPath(plain_name(Path(os.path.normpath(path)).as_posix())) for path in audio]
-    fits = [{name: _fit(name, path) for name in of_stem[stem_of(path.name)]} for path in paths]
-    best: dict[str, tuple[int, bool]] = {}
-    for fit in fits:
-        best |= {name: max(fit[name], best.get(name, fit[name])) for name in fit}
-    closest = [{name for name in fit if fit[name] == max(fit.values())} for fit in fits]
-    return [
-        set() if all(fit[name] < best[name] for name in close) else close
-        for fit, close in zip(fits, closest, strict=True)
-    ]
-
-
-def _fit(name: str, path: PurePosixPath) -> tuple[int, bool]:
-    """How many of the last parts of a path a name matches, 0 if one differs, and whether the extension matches."""
-    said = PurePosixPath(name)
-    parts = path.with_name(said.name).parts[-len(said.parts) :]
-    return (len(parts), said.name == path.name) if parts == said.parts else (0, False)
+        of_stem[stem_of(name)].append(PurePosixPath(name))
+    found: list[str | None] = []
+    for recording in recordings:
+        audio = Path(recording.audio if isinstance(recording.audio, Path) else recording.source).absolute()
+        path = PurePosixPath(plain_name(Path(os.path.normpath(audio)).as_posix()))
+        fitting = [
+            name
+            for name in of_stem[stem_of(path.name)]
+            if path.with_name(name.name).parts[-len(name.parts) :] == name.parts
+        ]
+        longest = max(fitting, key=lambda name: (len(name.parts), name.name == path.name), default=None)
+        found.append(None if longest is None else str(longest))
+    return found
 
 
 def of_channels(recordings: Sequence[Recording], channel: Channel, *, named: bool = True) -> list[Recording]:
