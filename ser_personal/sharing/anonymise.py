@@ -104,7 +104,7 @@ def _anonymised_network(network: EmotionNetwork) -> EmotionNetwork:
     anonymous = deepcopy(network)
     if not isinstance(speakers, SpeakerEmbedding):
         anonymous.personalized.speakers.ids = []
-    elif speakers.embedding is not None:
+    elif speakers.ids:
         if not isinstance(speakers.unseen, Mean | Zero):
             what = f"needs its training speakers, for its policy for unseen ones is {type(speakers.unseen).__name__}"
             remedy = "Train with --model.speakers SpeakerEmbedding --model.speakers.unseen Mean"

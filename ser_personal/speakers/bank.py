@@ -110,10 +110,9 @@ class SpeakerBank:
                 fingerprint=metadata["fingerprint"],
                 **arrays,
             )
-            if (metadata["format"], metadata["version"]) != (FORMAT, str(FORMAT_VERSION)):
-                raise ValueError("of another format")
-            if not bank._is_sound:
-                raise ValueError("its arrays don't fit")
+            of_version = (metadata["format"], metadata["version"]) == (FORMAT, str(FORMAT_VERSION))
+            if not of_version or not bank._is_sound:
+                raise ValueError("another version, or arrays that don't fit")
         except (KeyError, SafetensorError, TypeError, ValueError) as error:
             what = f"not a speaker bank of format {FORMAT_VERSION}, or a damaged one ({error})"
             remedy = "Delete it, and `ser test` builds it again; if it is a bundle's, export the bundle again"
@@ -160,8 +159,8 @@ class SpeakerBankBuilder:
             self._add(speaker_id, Moments.of(values[own]))
 
     def _add(self, speaker_id: str, moments: Moments) -> None:
-        so_far = self._moments.get(speaker_id)
-        self._moments[speaker_id] = moments if so_far is None else so_far.merge(moments)
+        before = self._moments.get(speaker_id, Moments.empty(*moments.mean.shape))
+        self._moments[speaker_id] = before.merge(moments)
 
     def save(self, path: Path) -> None:
         """Write the moments, for a builder of another process to `merge`."""

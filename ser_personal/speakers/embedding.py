@@ -4,28 +4,21 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
+from collections.abc import Sequence
+from typing import Any, ClassVar, TypedDict
 
 import numpy as np
 import torch
 from jsonargparse.typing import PositiveInt
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 from typing_extensions import override
 
 from ser_personal.speakers.unseen import Mean, UnseenPolicy
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-    from torch import Tensor
-
 
 class SpeakerDescription(TypedDict):
-    """What a checkpoint says of its representation, enough to build it before its weights are loaded.
-
-    `name` is that of the class; its weights' shapes depend on `sizes` and on `feature_dim`, 0 where it reads none.
-    """
+    """What a checkpoint says of its representation: its class's name, and what its weights' shapes depend on."""
 
     name: str
     sizes: dict[str, Any]
@@ -74,18 +67,14 @@ class SpeakerRepresentation(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, speaker_ids: Sequence[str | None], features: Tensor | None = None) -> Tensor:
-        """Embed speakers, None where unknown, -> e_s (batch, dim).
-
-        Their features are (batch, feature_dim), NaN for unknown ones.
-        """
+        """Embed speakers, None if unknown, with features (batch, feature_dim), NaN if unknown; -> e_s (batch, dim)."""
 
 
 class SpeakerEmbedding(SpeakerRepresentation):
     """`Embedding(speakers, embedding_dim)` and a fully connected layer -> e_s (paper, section 2.1).
 
-    The table goes by speaker id and is saved in the checkpoint with its ids, so that neither another corpus nor a
-    newer version of one can shift its rows. The layer starts at zero (ours), so that with fusion last, first or
-    concat PAPT's frames start as TAPT's.
+    The table is saved with its speaker ids, so no other corpus can shift its rows. The layer starts at zero (ours),
+    so that with fusion last, first or concat PAPT's frames start as TAPT's.
 
     Args:
         embedding_dim: width of the table; the paper doesn't give it.
@@ -96,6 +85,8 @@ class SpeakerEmbedding(SpeakerRepresentation):
     """
 
     sizes = ("embedding_dim",)
+    embedding: nn.Embedding
+    fc: nn.Linear
 
     def __init__(
         self,
@@ -111,8 +102,6 @@ class SpeakerEmbedding(SpeakerRepresentation):
         self.permute = permute
         self.same_names = same_names
         self.ids: list[str] = []
-        self.embedding: nn.Embedding | None = None
-        self.fc: nn.Linear | None = None
 
     @override
     def build(self, speaker_ids: Sequence[str], dim: int, features: NDArray[np.float32] | None = None) -> None:
@@ -137,8 +126,6 @@ class SpeakerEmbedding(SpeakerRepresentation):
 
     @override
     def forward(self, speaker_ids: Sequence[str | None], features: Tensor | None = None) -> Tensor:
-        if self.embedding is None or self.fc is None:
-            raise RuntimeError("build() the speaker table before using it")
         rows, device = self.rows(speaker_ids), self.fc.weight.device
         embeddings: Tensor = self.fc(self.embedding(torch.tensor(rows, device=device).clamp(min=0)))
         outside = [number for number, row in enumerate(rows) if row < 0]

@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 from typing_extensions import override
 
 from ser_personal.errors import UserError
 from ser_personal.speakers.embedding import SpeakerRepresentation
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import numpy as np
-    from numpy.typing import NDArray
-    from torch import Tensor
-
 
 class FeatureRepresentation(SpeakerRepresentation):
-    """e_s made of `--data.speaker_features`, standardised over the training speakers.
-
-    An unknown speaker counts as the average one.
-    """
+    """e_s made of `--data.speaker_features`, standardised over the training speakers; unknown ones count as average."""
 
     mean: Tensor
     std: Tensor
@@ -39,11 +31,8 @@ class FeatureRepresentation(SpeakerRepresentation):
     @override
     def build(self, speaker_ids: Sequence[str], dim: int, features: NDArray[np.float32] | None = None) -> None:
         if features is None:
-            raise UserError(
-                "there are no speaker features",
-                where=f"--model.speakers {type(self).__name__}",
-                remedy="Give --data.speaker_features, such as a feature cache or a table of speaker vectors",
-            )
+            remedy = "Give --data.speaker_features, such as a feature cache or a table of speaker vectors"
+            raise UserError("there are no speaker features", where=type(self).__name__, remedy=remedy)
         self.ids, self.feature_dim = list(speaker_ids), features.shape[1]
         exact = torch.from_numpy(features).double()
         self.mean = exact.mean(0).float()
@@ -60,11 +49,9 @@ class FeatureRepresentation(SpeakerRepresentation):
     def forward(self, speaker_ids: Sequence[str | None], features: Tensor | None = None) -> Tensor:
         width = 0 if features is None else features.shape[1]
         if features is None or width != self.feature_dim:
-            raise UserError(
-                f"the model reads {self.feature_dim} speaker features, the data has {width}",
-                where="--data.speaker_features",
-                remedy="Give features of the kind that the model was trained with",
-            )
+            what = f"the model reads {self.feature_dim} speaker features, the data has {width}"
+            remedy = "Give features of the kind that the model was trained with"
+            raise UserError(what, where="--data.speaker_features", remedy=remedy)
         return self.embed(((features - self.mean) / self.std).nan_to_num(0.0))
 
     @abstractmethod
@@ -75,8 +62,7 @@ class FeatureRepresentation(SpeakerRepresentation):
 class FixedSpeakerFeatures(FeatureRepresentation):
     """e_s is the speaker's features themselves; nothing of it is learnt. Ours.
 
-    Features of another width than the frames' pass a random projection, the same in every run, which keeps distances on
-    average.
+    Features of another width than the frames' pass a random projection, the same in every run.
     """
 
     is_learnt = False

@@ -1,17 +1,11 @@
-"""What an unseen speaker (outside the embedding table, or unknown) gets: the mean of all e_s by default.
-
-SpeakerEmbedding (embedding.py) applies such a policy. All are ours, since the paper doesn't say.
-"""
+"""What SpeakerEmbedding gives an unseen speaker, outside the table or unknown; ours, as the paper doesn't say."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
 
+from torch import Tensor
 from typing_extensions import override
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 class UnseenPolicy(ABC):

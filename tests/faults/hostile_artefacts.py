@@ -84,7 +84,7 @@ OF_BANK = [
     ("half a bank", "bank.safetensors: not a speaker bank .*incomplete", copied("bank", "bank.safetensors", cut)),
     ("foreign safetensors as a bank", "not a speaker bank", bank(lambda _, metadata: metadata.clear())),
     ("a bank of the future", "not a speaker bank of format 2", bank(lambda _, metadata: metadata.update(version="9"))),
-    ("a bank of NaN", "its arrays don't fit", bank(lambda arrays, _: arrays["vectors"].fill(np.nan))),
+    ("a bank of NaN", "arrays that don't fit", bank(lambda arrays, _: arrays["vectors"].fill(np.nan))),
 ]
 OF_CODEBOOK = [
     ("no codebook", "codebook.safetensors: not a codebook"),
