@@ -89,13 +89,10 @@ class Encoder(nn.Module, ABC):
         time_mask: Tensor | None = None,
         personalization: Personalization = UNPERSONALIZED,
     ) -> EncoderOutput:
-        """Encode padded waveforms; an utterance's frames don't depend on the rest of the batch.
+        """Encode padded waveforms (batch, samples); an utterance's frames don't depend on the rest of the batch.
 
-        Args:
-            waveforms: (batch, samples).
-            num_samples: (batch,); on the CPU, so that reading them doesn't wait for the waveforms' device.
-            time_mask: (batch, frames), frames to replace by the mask embedding.
-            personalization: e_s and where it enters.
+        `num_samples` (batch,) are on the CPU, where reading them waits for no device; frames of `time_mask`
+        (batch, frames) are replaced by the mask embedding.
         """
 
 
@@ -117,10 +114,7 @@ def real_frames(num_samples: Tensor, frames: Tensor) -> Tensor:
 
 
 def mean_pool(output: EncoderOutput) -> Tensor:
-    """Average the personalised frames over real frames alone, -> `pooled` (batch, dim).
-
-    The authors' code averages over padded frames too, so that a prediction depends on its batch; this doesn't.
-    """
+    """Average the personalised frames over real frames alone (the authors' code: padded ones too), -> (batch, dim)."""
     weights = output.frame_mask[..., None].to(output.frames.dtype)
     pooled: Tensor = (output.frames * weights).sum(1) / weights.sum(1).clamp(min=1)
     return pooled

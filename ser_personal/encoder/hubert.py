@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import get_ident
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import torch
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 from typing_extensions import override
 
 from ser_personal.audio import HOP, WINDOW, normalize, num_frames
@@ -18,14 +21,6 @@ from ser_personal.encoder.raw import LogMelFrontEnd
 from ser_personal.encoder.speaker_fusion import UNPERSONALIZED, Personalization
 from ser_personal.errors import UserError
 from ser_personal.types import EncoderOutput, NonNegativeFinite
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    import numpy as np
-    from numpy.typing import NDArray
-    from torch import Tensor
-
 
 LOG_MEL = "log_mel"
 
@@ -187,11 +182,9 @@ class HubertEncoder(PretrainedEncoder):
 
 
 class ConvFrontEnd(nn.Module):
-    """The convolutions of a transformers model, with a group norm that doesn't see padding.
+    """The convolutions of a transformers model, whose group norm takes its statistics over real frames alone (ours).
 
-    The first norm of base-size models takes its statistics over time; over padding as well, a clip's features would
-    depend on its batch mates. Taken over real frames alone they don't, since every later window of a real frame lies
-    inside real frames. Ours.
+    Over padding as well, a clip's features would depend on the batch.
     """
 
     def __init__(self, layers: nn.ModuleList, gradient_scale: float = 1.0) -> None:

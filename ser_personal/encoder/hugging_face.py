@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import override
 
 from ser_personal.encoder.base import UNFIT, Encoder
 from ser_personal.errors import UserError, require_range
 from ser_personal.types import PositiveFinite
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from torch import Tensor
 
 # may be missing from a model that was fine-tuned elsewhere, and is random then
 MASK_EMBEDDING = "masked_spec_embed"

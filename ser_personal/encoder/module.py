@@ -104,11 +104,7 @@ def linear_warmup_and_decay(optimizer: Optimizer, total_steps: float, warmup_sha
 
 
 class PersonalizedModule(LightningModule):
-    """Builds its networks when a fit begins, or as its checkpoint describes them.
-
-    Nothing is built in `__init__`: a configuration can be checked without weights, and a checkpoint needs neither hub
-    nor the files it was started from.
-    """
+    """Builds its networks when a fit begins, or as its checkpoint describes them, without hub or other files."""
 
     def __init__(self, personalized: PersonalizedEncoder) -> None:
         super().__init__()

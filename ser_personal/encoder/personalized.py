@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from copy import deepcopy
-from typing import TYPE_CHECKING, TypedDict
+from typing import TypedDict
 from weakref import WeakSet
 
-from torch import nn
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
 from typing_extensions import override
 
-from ser_personal.encoder.base import weights_fingerprint
+from ser_personal.encoder.base import Encoder, weights_fingerprint
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.raw import CachedFeatures, LogMelEncoder, MFCCEncoder
 from ser_personal.encoder.speaker_fusion import Fusion, Personalization, make_fusion
@@ -18,17 +21,7 @@ from ser_personal.encoder.whisper import WhisperEncoder
 from ser_personal.errors import UserError, require_one_of
 from ser_personal.files import content_hash
 from ser_personal.speakers.embedding import SpeakerDescription, SpeakerRepresentation
-from ser_personal.types import FusionName, pack_hashes, unpack_hashes
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import numpy as np
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from ser_personal.encoder.base import Encoder
-    from ser_personal.types import CachedBatch, EncoderOutput, SpeechBatch
+from ser_personal.types import CachedBatch, EncoderOutput, FusionName, SpeechBatch, pack_hashes, unpack_hashes
 
 _KINDS: dict[str, type[Encoder]] = {
     **{kind.model_type: kind for kind in (LogMelEncoder, MFCCEncoder, CachedFeatures)},
@@ -94,10 +87,7 @@ class PersonalizedEncoder(nn.Module):
             self.speakers.build(speaker_ids, self.encoder.dim, features)
 
     def rebuild(self, description: EncoderDescription) -> None:
-        """Make the networks that a checkpoint describes, their weights to be loaded.
-
-        An encoder of the saved kind stays, with its settings of freezing and dropout.
-        """
+        """Make the networks that a checkpoint describes, their weights to be loaded; freezing and dropout stay."""
         self.fusion_name = description["fusion"]
         self.pretrained_on = unpack_hashes(description["pretrained_on"])
         config = description["encoder_config"]

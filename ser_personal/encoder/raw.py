@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
 import torchaudio
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 from torchaudio.compliance import kaldi
@@ -22,16 +24,7 @@ from ser_personal.encoder.base import Encoder, real_frames
 from ser_personal.encoder.speaker_fusion import UNPERSONALIZED, Personalization, fuse
 from ser_personal.errors import UserError
 from ser_personal.scores import Moments
-from ser_personal.types import EncoderOutput, FeatureSource
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from ser_personal.types import CachedBatch, SpeechBatch, TrainingSet
-
+from ser_personal.types import CachedBatch, EncoderOutput, FeatureSource, SpeechBatch, TrainingSet
 
 # whose features a front end's statistics are computed over, at most
 STATISTICS_UTTERANCES = 500
@@ -39,10 +32,7 @@ SMALLEST_VARIANCE = 1e-4
 
 
 class StandardizedFrontEnd(nn.Module, ABC):
-    """Acoustic features, each standardised over at most `STATISTICS_UTTERANCES` training utterances.
-
-    A norm over each utterance, or over the features of each frame, would erase the energy that carries arousal.
-    """
+    """Acoustic features, standardised over training utterances; a norm of each utterance would erase its energy."""
 
     mean: Tensor
     std: Tensor
@@ -101,7 +91,7 @@ MFCC_DIM = 39
 def mfcc(waveform: Tensor) -> Tensor:
     """MFCC with deltas and delta-deltas of a waveform (samples,) at 16 kHz; -> (frames, 39), as many as HuBERT has.
 
-    Source: fairseq's first iteration of HuBERT: Kaldi's MFCC every 10 ms with C0, and every second frame of them used.
+    As in fairseq's first iteration of HuBERT: Kaldi's MFCC every 10 ms with C0, of which every second frame is used.
     """
     if len(waveform) < WINDOW:
         return waveform.new_zeros(0, MFCC_DIM)
@@ -191,10 +181,9 @@ class MFCCEncoder(RawEncoder):
 
 
 class CachedFeatures(Encoder):
-    """Frames as batches of `CachedEmotionDataModule` bring them.
+    """Frames as batches of `CachedEmotionDataModule` bring them; e_s enters after them.
 
-    e_s enters after them: `last` (and `first`, since no Transformer of an encoder follows) adds it, `concat` projects
-    both; `prefix` is for interpreters that read e_s as a token, and refused with others.
+    Fusion `prefix` is for interpreters that read e_s as a token, and refused with others.
     """
 
     model_type = "cached_features"

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import override
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from ser_personal.types import FusionName
+from ser_personal.types import FusionName
 
 
 class Fusion(nn.Module):
     """How e_s, (batch, dim), is combined with frames, before or after the Transformer; this base leaves them unchanged.
 
-    A `fixed` e_s isn't learnt: it is multiplied by each frame's root mean square, so that neither dominates (ours); not
-    in Prefix.
+    A `fixed` e_s isn't learnt, and is multiplied by each frame's root mean square (ours; not in Prefix).
     """
 
     uses_speakers = True
@@ -68,10 +64,7 @@ class Prefix(Fusion):
 
 
 class Concat(Fusion):
-    """e_s is concatenated to the features of every frame, and both are projected to `dim` (ours).
-
-    The projection starts as the sum of the two, which is Last, so that pre-trained features aren't lost.
-    """
+    """e_s is concatenated to every frame, and both are projected to `dim`, at the start as in Last (ours)."""
 
     def __init__(self, dim: int, *, fixed: bool = False) -> None:
         super().__init__(dim, fixed=fixed)
@@ -115,10 +108,7 @@ UNPERSONALIZED = Personalization(NoFusion(0), torch.empty(0))
 
 
 def fuse(frames: Tensor, personalization: Personalization) -> Tensor:
-    """Personalise frames (batch, frames, dim) of an encoder without a Transformer.
-
-    Here `first` is the same as `last`, and `prefix` changes no frame: e_s reaches only an interpreter that reads it.
-    """
+    """Personalise frames without a Transformer: `first` is `last` here, and `prefix` changes no frame."""
     return personalization.after_transformer(personalization.before_transformer(frames))
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
 
@@ -14,12 +15,6 @@ from ser_personal.audio import HOP, WINDOW
 from ser_personal.encoder.hugging_face import PretrainedEncoder
 from ser_personal.encoder.speaker_fusion import UNPERSONALIZED, Personalization
 from ser_personal.types import EncoderOutput
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from torch import Tensor
-
 
 # hop of the log-mel spectrogram; the second convolution has stride 2, hence 50 frames a second
 MEL_HOP = HOP // 2
