@@ -73,15 +73,6 @@ def test_a_full_disk_is_one_line_whoever_finds_it():
         assert str(find_user_error(error)) == "the disk is full. Free some space there, or write to another disk."
 
 
-def test_a_bug_keeps_its_traceback(monkeypatch):
-    def broken(*_):
-        raise ZeroDivisionError
-
-    monkeypatch.setattr("ser_personal.cli.parse", broken)
-    with pytest.raises(ZeroDivisionError):
-        ser("check", "corpus")
-
-
 def command(
     corpus: str, out: str, num_clusters: int = 3, mode: Literal["mean", "zero"] = "mean", keep_all: bool = False
 ) -> None:

@@ -8,13 +8,10 @@ from shutil import copy
 from zipfile import ZipFile
 
 import pytest
-import torch
 from command_line import REPOSITORY, trainer_flags
 from hatchling.build import build_wheel
-from tiny_models import finetuning, fit
 
 import ser_personal
-from ser_personal.corpus.csv_corpus import write_corpus
 
 # the beginning of each public signature, defaults behind the names that have one
 SIGNATURES = {
@@ -43,19 +40,6 @@ def test_every_public_name_has_a_home_and_no_other_name_has():
     assert dir(ser_personal) == sorted(ser_personal.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = ser_personal.nonsense
-
-
-def test_a_path_is_as_good_as_its_text(synthetic_corpus, finetuned_checkpoint, tmp_path):
-    table = tmp_path / "corpus.csv"
-    write_corpus(ser_personal.MSPPodcast(synthetic_corpus).utterances, table)
-    assert len(ser_personal.CSVCorpus(table).utterances) == 72
-    assert len(ser_personal.PretrainDataModule(table, pseudo_labels=tmp_path).utterances) == 72
-    data = ser_personal.EmotionDataModule(synthetic_corpus, num_workers=0)
-    running = fit(finetuning(initial_checkpoint=finetuned_checkpoint), data, tmp_path, max_steps=1)
-    running.save_checkpoint(tmp_path / "from_path.ckpt")
-    # a path in it would keep the checkpoint from being loaded by a safe loader
-    saved = torch.load(tmp_path / "from_path.ckpt", weights_only=True)["hyper_parameters"]
-    assert saved["initial_checkpoint"] == str(finetuned_checkpoint)
 
 
 def test_what_needs_no_network_imports_none():

@@ -39,17 +39,16 @@ class Fault:
     command: list[str]  # words after `ser`; {corpus} and so on stand for what `Good` holds, {here} for the folder
     says: str  # what the one line on it must match, with {here} as well
     make: Make = lambda _good, _here: None
-    code: int = 2
 
 
-def faults(command: list[str], rows: list[tuple], code: int = 2) -> list[Fault]:
+def faults(command: list[str], rows: list[tuple]) -> list[Fault]:
     """Faults of one command, each a row of its name, what the command says, and what makes the input."""
-    return [Fault(name, command, *rest, code=code) for name, *rest in rows]
+    return [Fault(name, command, *rest) for name, *rest in rows]
 
 
-def given(command: list[str], rows: list[tuple], code: int = 2) -> list[Fault]:
+def given(command: list[str], rows: list[tuple]) -> list[Fault]:
     """Faults of one command, each with further words after its name."""
-    return [Fault(name, [*command, *words.split()], *rest, code=code) for name, words, *rest in rows]
+    return [Fault(name, [*command, *words.split()], *rest) for name, words, *rest in rows]
 
 
 FLAGS = trainer_flags("{here}/run")
@@ -104,12 +103,10 @@ def edited(**changes: object) -> Callable[[Path], object]:
     return lambda path: path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def sound(path: Path, samples: int = 16_000, value: float | None = None) -> None:
-    """Write noise, one of its samples replaced by a value."""
-    noise = np.random.default_rng(crc32(path.name.encode())).uniform(-0.5, 0.5, samples)
-    if value is not None:
-        noise[samples // 2] = value
-    soundfile.write(path, noise, 16_000, subtype="FLOAT" if path.suffix == ".wav" else None)
+def sound(path: Path) -> None:
+    """Write a second of noise."""
+    noise = np.random.default_rng(crc32(path.name.encode())).uniform(-0.5, 0.5, 16_000)
+    soundfile.write(path, noise, 16_000)
 
 
 def table(*rows: str) -> Make:

@@ -58,14 +58,6 @@ def config(**changes: object):
     return bundle("config.json", edited(**changes))
 
 
-def source(**changes: object):
-    def change(path: Path) -> None:
-        meta = json.loads(path.read_text())
-        path.write_text(json.dumps(meta | {"source": meta["source"] | changes}))
-
-    return change
-
-
 def profiles(arrays: dict[str, np.ndarray] | None = None, **metadata: str):
     def make(good: Good, here: Path) -> None:
         model = json.loads((good.bundle / "config.json").read_text())["model"]
@@ -96,7 +88,6 @@ OF_CODEBOOK = [
 OF_LABELS = [
     ("pseudo-labels of the future", "not pseudo-labels of format 5", labels("meta.json", edited(format_version=9))),
     ("pseudo-labels with half a description", "meta.json: pseudo-labels are damaged", labels("meta.json", cut)),
-    ("pseudo-labels of no cluster", "is not a cluster id below 2", labels("meta.json", source(num_clusters=2))),
     ("pseudo-labels without a batch", r"\d+ of \d+ utterances are there", labels("batch-*", Path.unlink)),
 ]
 OF_BUNDLE = [

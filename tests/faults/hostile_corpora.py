@@ -1,10 +1,6 @@
-"""Label files, splits and audio."""
+"""Label files and splits."""
 
-import os
-from collections.abc import Callable
-from pathlib import Path
-
-from fault import CHECK, FINETUNE, FIT, Fault, Good, Make, faults, labels, table, text
+from fault import CHECK, FINETUNE, FIT, Fault, Make, faults, labels, table, text
 
 FIT_TABLE = ["fit", *FINETUNE, "--model.attributes", "[arousal]", "--data.corpus", "{here}/corpus.csv"]
 MSP = ["check", "{here}"]
@@ -16,21 +12,10 @@ def named(columns: str) -> Make:
     return text("corpus.csv", f"{columns}\n{columns}\n")
 
 
-def with_audio(make_audio: Callable[[Path], object]) -> Make:
-    """A table, one of whose files is made by this function."""
-
-    def make(good: Good, here: Path) -> None:
-        table("bad.wav,s,train,4")(good, here)
-        make_audio(here / "bad.wav")
-
-    return make
-
-
 OF_CHECK = [
     ("an empty table", r"corpus\.csv: no column path, speaker, split", text("corpus.csv", "")),
     ("a table of a header", "holds no row", text("corpus.csv", HEAD)),
     ("a table in Latin-1", "isn't UTF-8 text", text("corpus.csv", f"{HEAD}é,s,train".encode("latin-1"))),
-    ("an Excel workbook", "isn't UTF-8 text", text("corpus.csv", b"PK\x03\x04" + bytes(range(128, 256)))),
     ("column channel", "column channel .* each channel as a file", named("channel,path,speaker,split")),
     ("column Offset", "column Offset would say what part", named("path,speaker,split,Offset,xmax,stop")),
     ("a blank split", "line 4: blank split", table("x.wav,s,,4")),
@@ -38,9 +23,6 @@ OF_CHECK = [
     ("a quote that never ends", r"line \d+: broken CSV", table('"x.wav,s,train,4')),
     ("a path longer than any", "File name too long", table(f"{'x' * 5000}.wav,s,train,4")),
     ("a cell too many", "line 4: 5 cells where the header has 4", table("x.wav,s,train,4,5")),
-]
-OF_AUDIO = [
-    ("a pipe as sound", r"isn't a file \(1\): {here}/bad.wav", with_audio(os.mkfifo)),
 ]
 TURNS = ["annotate", "{here}/turns.tsv", "--model", "{bundle}", "--out", "{here}/out.csv", "--speaker-from", "column"]
 OF_TURNS = [
@@ -55,7 +37,6 @@ OF_MSP = [
 ]
 CORPORA = [
     *faults(CHECK, OF_CHECK),
-    *faults(CHECK, OF_AUDIO, code=1),
     *faults(TURNS, OF_TURNS),
     *faults(FIT_TABLE, OF_FIT_TABLE),
     *faults(MSP, OF_MSP),

@@ -9,8 +9,6 @@ import soundfile
 from command_line import configs
 from fault import FINETUNE, FIT, FLAGS, PAPT, TEST, Fault, Good, Make, text
 
-from ser_personal.pretrain.kmeans import PseudoLabelData, kmeans
-
 HERE = ["--data.corpus", "{here}/corpus"]
 LABELLED = [*PAPT, "{pseudo_labels}"]
 WITHOUT_CORPUS = ["fit", *FINETUNE, "--data.corpus"]
@@ -38,10 +36,6 @@ def without_valence(good: Good, here: Path) -> None:
     labelled.assign(EmoVal="").to_csv(here / "corpus" / "Labels" / "labels_consensus.csv", index=False)
 
 
-def clustered(**settings: int) -> Make:
-    return lambda good, here: kmeans(PseudoLabelData(str(good.corpus)), out=str(here / "o"), iterations=10, **settings)
-
-
 CLEAN = ".*`ser check CORPUS --write clean.csv`"
 OTHER_SOUND = [
     ("no sound to train on", [*FIT, *HERE], rf"Audios/\S+\.wav: .*missing or unreadable{CLEAN}", copied_corpus(0)),
@@ -53,14 +47,12 @@ OTHER_SOUND = [
         copied_corpus(20_000),
     ),
 ]
-OTHER_CODEBOOK = [*PAPT[1:], "{here}/o", "--ckpt_path", "{papt}"]
 NO_SPLIT = "split test7: no such split.*Choose among train, validation, test1"
 OTHER_CORPUS = [
     ("no corpus", [*WITHOUT_CORPUS, "{here}/nowhere"], "nowhere: no such corpus.*Give a folder with Labels and Audios"),
     ("no label file", [*WITHOUT_CORPUS, "{here}"], "/Labels: no label file.*Give the release", text("Labels/note", "")),
     ("no such set to test", [*TEST, "--ckpt_path", "{finetune}", "--data.test_splits", "[test7]"], NO_SPLIT),
     ("an attribute without labels", [*FIT, *HERE], "attributes: .* label of valence.*arousal, dom", without_valence),
-    ("pseudo-labels of another K", ["fit", *OTHER_CODEBOOK], "codebook|pseudo-labels", clustered(num_clusters=9)),
 ]
 OTHER_CHECKPOINT = [
     ("no checkpoint to resume", [*LABELLED, "--ckpt_path", "{here}/x.ckpt"], "x.ckpt: .*no such.*`ser fit`"),

@@ -177,14 +177,6 @@ def test_a_fit_that_would_replace_or_keep_no_model_is_refused(run, tmp_path, syn
     assert re.search(r"finetune\.ckpt: is of an earlier training run\. Resume .* --ckpt_path last", said)
     assert (run / "finetune.ckpt").read_bytes() == before
     assert sorted(run.rglob("*")) == files
-    # saves where a fit fails, and no model of one that ends
-    saver = f"[{{class_path: OnExceptionCheckpoint, init_args: {{dirpath: {tmp_path}}}}}]"
-    assert ser(*arguments, "--trainer.callbacks", saver, *trainer_flags(tmp_path)) == 2
-    assert "Append yours by --trainer.callbacks+" in capsys.readouterr().err
-    twice = ["StageCheckpoint", "--trainer.callbacks.name", "finetune", "--trainer.callbacks.monitor", "val_ccc"]
-    twice += ["--trainer.callbacks.mode", "max", *trainer_flags(tmp_path)]
-    assert ser(*arguments, "--trainer.callbacks+", *twice) == 2
-    assert "ser: ser fit: Found more than one stateful callback" in capsys.readouterr().err
     # finished, its last checkpoint gone
     torch.save(torch.load(run / "finetune.ckpt", weights_only=True) | {"epoch": 3}, tmp_path / "finetune.ckpt")
     assert ser(*arguments, *trainer_flags(tmp_path), "--ckpt_path", "last") == 2
