@@ -1,5 +1,4 @@
 import json
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -10,7 +9,6 @@ from hypothesis import strategies as st
 
 from ser_personal import EmotionRecognizer
 from ser_personal.annotation.journal import deal
-from ser_personal.recognition.bundle import write_bundle
 from ser_personal.recognition.recordings import Recording
 from ser_personal.recognition.turns import Turn
 
@@ -47,7 +45,7 @@ def test_shards_joined_are_one_run_byte_for_byte_and_enrol_alike(annotate, bundl
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_shards_that_do_not_belong_together(annotate, refusal, copy, bundle, talk, tmp_path):
+def test_shards_that_do_not_belong_together(annotate, refusal, copy, talk, tmp_path):
     assert "has no shards" in refusal("--join")
     for wrong in ("0/4", "5/4", "three"):
         assert f"{wrong} isn't a shard" in refusal(f"--shard={wrong}")
@@ -57,9 +55,6 @@ def test_shards_that_do_not_belong_together(annotate, refusal, copy, bundle, tal
     for number in (1, 2):
         annotate("--shard", f"{number}/2", code=None)
     assert "run with another model" in refusal("--join", "--model", copy)
-    bank = replace(bundle.bank, label_std=2 * bundle.bank.label_std)
-    write_bundle(replace(bundle, bank=bank), tmp_path / "other_bank")
-    assert "run with another bundle" in refusal("--join", "--model", tmp_path / "other_bank")
     (tmp_path / "predictions.2-of-2.csv.partial").unlink()
     assert "lacks 1 of its 2 shards, or they aren't done: 2/2" in refusal("--join")
     (tmp_path / "predictions.3-of-5.csv.partial").touch()

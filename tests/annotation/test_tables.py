@@ -14,15 +14,6 @@ ANNA = 'an"na <b>'
 TURNS = [(ANNA, 0.0, 1.5), ("NA", 1.0, 2.5), ("林", 3.0, 4.5), (ANNA, 5.0, 6.0), (ANNA, 5.5, 6.25)]
 
 
-def test_a_table_is_a_segmented_index_to_audformat(annotate):
-    utils = pytest.importorskip("audformat.utils", reason="audformat isn't installed")
-    out = annotate()
-    read, frame = utils.read_csv(out), pd.read_csv(out)
-    assert read.index.names == ["file", "start", "end"]
-    np.testing.assert_allclose(read.index.get_level_values("end").total_seconds(), frame["end"], atol=1e-6)
-    np.testing.assert_array_equal(read["arousal_calibrated"], frame["arousal_calibrated"])
-
-
 def test_a_textgrid_has_a_tier_for_each_speaker_and_attribute(tmp_path):
     textgrid = pytest.importorskip("praatio.textgrid", reason="praatio isn't installed (the extra textgrid)")
     frame = pd.DataFrame(TURNS, columns=["speaker", "start", "end"]).assign(file="meeting.wav")

@@ -102,16 +102,3 @@ def test_a_public_model_is_imported_by_its_name_from_safetensors_or_else_a_pickl
         assert "licence cc-by-nc-sa-4.0" in capsys.readouterr().out
         weights.append(torch.load(out / "finetune.ckpt", weights_only=True)["state_dict"])
     torch.testing.assert_close(*weights, rtol=0, atol=0)
-
-
-def test_a_model_or_revision_that_the_hub_does_not_have(hub, tmp_path, capsys):
-    hub.files["someone/model"] = {"config.json": b"{}"}
-    hub.private["someone/model"] = False
-    for flags, what in (
-        (["nobody/nothing"], "nobody/nothing: neither a folder nor a model that the Hugging Face hub gives ("),
-        (["someone/model", "--revision", "v9"], "hub gives at revision v9 ("),
-    ):
-        assert ser("import", *flags, "--out", tmp_path / "out") == 2
-        assert what in capsys.readouterr().err.splitlines()[-1]
-    assert not (tmp_path / "out").exists()
-    assert not list(tmp_path.glob(".*"))

@@ -118,12 +118,6 @@ class Exploit:
         return os.mkdir, (str(self.victim),)
 
 
-def ctc(folder):
-    weights = {name: weight for name, weight in DENSE.items() if name.startswith("wav2vec2")}
-    config = CONFIG | {"architectures": ["Wav2Vec2ForCTC"]}
-    write_model(folder, config, {**weights, "lm_head.weight": torch.zeros(4, 16), "lm_head.bias": torch.zeros(4)})
-
-
 def with_code(folder):
     write_model(folder, CONFIG, {"classifier.dense.weight": Exploit(folder.parent / "victim")}, pickled=True)
 
@@ -137,19 +131,20 @@ def named(*outputs):
 
 
 BAD = {
-    "a speech recogniser": (ctc, "its weights aren't wav2vec2. and classifier."),
+    "a speech recogniser": (
+        changed(CONFIG, DENSE, lm_head=torch.zeros(4, 16)),
+        "weights aren't wav2vec2. and",
+    ),
     "a text model": (changed({"model_type": "bert"}, DENSE), "is of type bert, not of hubert, wavlm"),
     "a head of another width": (changed(CONFIG, DENSE, **WIDE), "dense.weight is (8, 16), not (16, 16)"),
     "more outputs than names": (named("arousal"), "its head gives 3 outputs and names 1"),
     "categories": (named("angry", "happy", "sad"), "its outputs are angry, happy, sad; emotion attributes are"),
-    "an attribute twice": (named(*["arousal"] * 3), "its outputs are arousal, arousal, arousal"),
     "code in a .bin": (with_code, "names posix.mkdir"),
     "NaN": (changed(CONFIG, DENSE, **SPOILT), "hold NaN or infinity: dense.bias"),
     "an impossible configuration": (changed({**CONFIG, "num_attention_heads": 3}, DENSE), "describes no network"),
     "a Whisper of Vox-Profile's": (changed(WHISPER, VOX), "its encoder is whisper_large, not a WavLM"),
     "another encoder": (changed({**ODYSSEY_CONFIG, "ssl_type": "facebook/hubert-base"}, ODYSSEY), "not a WavLM"),
     "no deviation": (changed({**ODYSSEY_CONFIG, "std": 0}, ODYSSEY), "have mean -0.0002 and standard deviation 0"),
-    "text for a mean": (changed({**ODYSSEY_CONFIG, "mean": "loud"}, ODYSSEY), "lack or misspell something"),
     "another rate": (changed({**ODYSSEY_CONFIG, "sampling_rate": 8000}, ODYSSEY), "at 8000 Hz, not 16000"),
     "nothing": (lambda folder: folder.mkdir(), "lack or misspell something"),
     "no weights": (
