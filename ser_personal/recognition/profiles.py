@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,7 @@ from filelock import FileLock
 
 from ser_personal.calibration.few_labels import labelled_moments
 from ser_personal.corpus.splits import first_few
-from ser_personal.errors import UserError, counted
+from ser_personal.errors import UserError
 from ser_personal.files import atomic_write
 from ser_personal.scores import Moments
 from ser_personal.types import plain_name
@@ -24,9 +23,7 @@ from ser_personal.types import plain_name
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from numpy.typing import ArrayLike, NDArray
-
-    from ser_personal.recognition.recordings import Recording
+    from numpy.typing import NDArray
 
     # of an utterance: pooled (dim,), prediction and labels (attributes,), and a hash of its samples
     Added = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64] | None, int]
@@ -261,30 +258,3 @@ def _read(path: Path, model: str) -> dict[str, SpeakerProfile]:
         return {speaker_id: SpeakerProfile.from_arrays(of_row[str(row)]) for row, speaker_id in enumerate(ids)}
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"damaged speaker profiles (no {error})", where=path, remedy=remedy) from error
-
-
-def label_rows(
-    labels: Mapping[str, ArrayLike],
-    recordings: Sequence[Recording],
-    attributes: Sequence[str],
-    scale: tuple[float, float] | None,
-) -> NDArray[np.float64]:
-    """Labels by attribute -> (recordings, attributes), NaN where missing."""
-    rows = np.full((len(recordings), len(attributes)), np.nan)
-    low, high = scale or (-sys.float_info.max, sys.float_info.max)
-    for attribute, values in labels.items():
-        if attribute not in attributes:
-            remedy = f"Give labels of {', '.join(attributes)}"
-            raise UserError(f"the model doesn't predict {attribute}", where="labels", remedy=remedy)
-        try:
-            column = np.asarray(values, dtype=np.float64).reshape(len(recordings))
-        except (TypeError, ValueError) as error:
-            what = f"aren't {counted(len(recordings), 'number')} ({error})"
-            remedy = "Give one per recording, in their order, NaN where there is none"
-            raise UserError(what, where=f"labels of {attribute}", remedy=remedy) from error
-        for row in np.flatnonzero((column < low) | (column > high)).tolist():
-            what = f"{attribute} is {column[row]:g}, outside the scale {low:g} to {high:g}"
-            remedy = "Correct the label, or leave it out"
-            raise UserError(what, where=recordings[row].source, remedy=remedy)
-        rows[:, attributes.index(attribute)] = column
-    return rows

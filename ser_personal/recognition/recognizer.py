@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from math import inf, nan
 from pathlib import Path
@@ -12,10 +13,10 @@ import numpy as np
 from ser_personal.audio import SAMPLE_RATE
 from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.corpus.table import known
-from ser_personal.errors import UserError
+from ser_personal.errors import UserError, counted
 from ser_personal.recognition.bundle import Bundle, CalibrationName, find_bundle, read_bundle
 from ser_personal.recognition.causal import CausalLabels, label_priors, make_calibrator
-from ser_personal.recognition.profiles import SpeakerProfile, SpeakerProfiles, label_rows
+from ser_personal.recognition.profiles import SpeakerProfile, SpeakerProfiles
 from ser_personal.recognition.raw import RawRecognizer, Utterances
 from ser_personal.recognition.recordings import Channel, Recording, recordings_of
 from ser_personal.recognition.segmenters import CutName, make_segmenter
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     import pandas as pd
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
     from torch import Tensor
 
     from ser_personal.recognition.causal import CausalCalibrator
@@ -250,7 +251,7 @@ class EmotionRecognizer:
         speaker_id = plain_name(speaker_id)
         if known(speaker_id) is None:
             raise UserError("names no speaker", where=f"speaker {speaker_id!r}", remedy="Give a name")
-        of_rows = label_rows({} if labels is None else labels, recordings, self.attributes, self.bundle.scale)
+        of_rows = self._label_rows({} if labels is None else labels, recordings)
         added: list[Added] = []
         for outcome, values in zip(self.raw.each(recordings), of_rows, strict=True):
             if len(outcome.utterances) > 1 and not np.isnan(values).all():
@@ -259,6 +260,26 @@ class EmotionRecognizer:
             added += [(pooled, raw, values, sample_hash) for *_, pooled, raw, sample_hash in outcome.utterances]
         self.profiles.extend({speaker_id: added}, self._empty)
         return self.profiles[speaker_id]
+
+    def _label_rows(self, labels: Mapping[str, ArrayLike], recordings: Sequence[Recording]) -> NDArray[np.float64]:
+        """Labels by attribute -> (recordings, attributes), NaN where missing."""
+        rows = np.full((len(recordings), len(self.attributes)), np.nan)
+        low, high = self.bundle.scale or (-sys.float_info.max, sys.float_info.max)
+        for attribute, values in labels.items():
+            if attribute not in self.attributes:
+                remedy = f"Give labels of {', '.join(self.attributes)}"
+                raise UserError(f"the model doesn't predict {attribute}", where="labels", remedy=remedy)
+            try:
+                column = np.asarray(values, dtype=np.float64).reshape(len(recordings))
+            except (TypeError, ValueError) as error:
+                what = f"aren't {counted(len(recordings), 'number')} ({error})"
+                remedy = "Give one per recording, in their order, NaN where there is none"
+                raise UserError(what, where=f"labels of {attribute}", remedy=remedy) from error
+            for row in np.flatnonzero((column < low) | (column > high)).tolist():
+                what = f"{attribute} is {column[row]:g}, outside the scale {low:g} to {high:g}"
+                raise UserError(what, where=recordings[row].source, remedy="Correct the label, or leave it out")
+            rows[:, self.attributes.index(attribute)] = column
+        return rows
 
     def _require_attributes(self) -> None:
         if self.emotions:

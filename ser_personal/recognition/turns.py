@@ -34,8 +34,6 @@ _NO_SPEAKER = re.compile(
     r"silences|(?:.* - )?(?:words|phones)|(?:ort-|kan-)?mau|(?:.* )?(?:arousal|valence|dominance)", re.IGNORECASE
 )
 _PAUSE = frozenset({"", "silent", "silence", "sil", "<sil>", "sp", "spn", "<p:>", "#"})
-# of RTTM, other names of its channels 1 and 2
-_CHANNELS = {"<NA>": "1", "A": "1", "B": "2"}
 # a turn may end this much after its recording, seconds: diarisers round up
 _BEYOND = 0.5
 
@@ -84,9 +82,7 @@ def _read_files(path: Path) -> dict[str, list[Turn]]:
     for file in files:
         if not file.is_file() or file.suffix.lower() not in readers:
             what = "is neither .rttm, .TextGrid nor .csv" if file.exists() else "no such file or folder"
-            remedy = (
-                "Give --segments an RTTM file, a TextGrid, a folder of them, or a table with start, end and speaker"
-            )
+            remedy = "Give --segments an RTTM file, a TextGrid, a folder of them, or a table of start, end and speaker"
             raise UserError(what, where=file, remedy=remedy)
         for recording, found in readers[file.suffix.lower()](file).items():
             folder = file.parent.relative_to(path) if path.is_dir() else Path()
@@ -113,7 +109,7 @@ def _read_rttm(path: Path) -> dict[str, list[Turn]]:
             _, name, channel, start, seconds, _, _, speaker, *_ = fields
             # pyannote writes `waveform` for audio that came without a file
             name = plain_name(path.stem if name in ("<NA>", "waveform") else name)
-            number = int(_CHANNELS.get(channel, channel))
+            number = 1 if channel == "<NA>" else int(channel)
             turn = Turn(float(start), float(start) + float(seconds), speaker, number)
         except ValueError as error:
             raise UserError("isn't RTTM", where=f"{path}, line {line_number}", remedy=remedy) from error
