@@ -22,7 +22,7 @@ SIGNATURES = {
     "masked_prediction_loss": "frames, pseudo_labels, time_mask, head",
     "num_frames": "num_samples",
     "calibrate": "predictions, speaker_ids, pooled, bank, attributes=None, k=15, shift_mean=False, scale_std=True,"
-    " statistics='average', center=False, clip=False",
+    " statistics='average', center=False, clip=False, min_labels=1",
     "PosteriorCalibrator": "bank",
     "PosteriorCalibrator.fit": "predictions, speaker_ids, pooled, labels",
     "PosteriorCalibrator.calibrate": "predictions, speaker_ids, pooled",

@@ -46,6 +46,8 @@ class PLDCSettings:
         prior_utterances: used by causal calibration alone (`CausalPLDC`): the neighbours' label moments count as that
             many utterances when mixed with the moments of the speaker's utterances so far, so that calibration sets in
             gradually (ours); 0 for no mixing.
+        min_labels: labels of an attribute that a neighbour must have to contribute to it (ours). A single label has a
+            standard deviation of 0, which lowers the average.
     """
 
     k: PositiveInt = 15
@@ -55,9 +57,11 @@ class PLDCSettings:
     center: bool = False
     clip: bool = False
     prior_utterances: NonNegativeFinite = PRIOR_UTTERANCES
+    min_labels: PositiveInt = 1
 
     def __post_init__(self) -> None:
         require_range("pldc.k", self.k, 1)
+        require_range("pldc.min_labels", self.min_labels, 1)
         require_range("pldc.prior_utterances", self.prior_utterances, 0)
         require_one_of("pldc.statistics", self.statistics, Statistics)
 
@@ -109,6 +113,10 @@ class Calibration:
     attributes: tuple[str, ...]
     speakers: tuple[CalibratedSpeaker, ...]
 
+    def __repr__(self) -> str:
+        what = f"{len(self.predictions)} utterances of {len(self.speakers)} speakers"
+        return f"{type(self).__name__}({what}: {', '.join(self.attributes)})"
+
 
 def calibrate(
     predictions: ArrayLike,
@@ -123,6 +131,7 @@ def calibrate(
     statistics: Statistics = "average",
     center: bool = False,
     clip: bool = False,
+    min_labels: int = 1,
 ) -> Calibration:
     r"""Personalised label distribution calibration (paper, PLDC): needs no label of any test speaker.
 
@@ -145,7 +154,8 @@ def calibrate(
 
     - One utterance, or constant predictions (sigma at most a millionth of the label scale, float32 rounding): there is
       nothing to scale, sigma stays; the mean is shifted if `shift_mean`.
-    - A neighbour without labels of an attribute is left out for it; where none has any, the raw predictions stay.
+    - A neighbour with fewer than `min_labels` labels of an attribute is left out for it; where none has enough, the raw
+      predictions stay.
     - An unknown speaker (None) keeps the raw predictions, unclipped.
     - A test speaker who is in the bank may be found as a neighbour like any other, usually the nearest: the labels in
       the bank are training labels, known for a speaker in the `labelled` condition. `neighbours` shows it.
@@ -163,12 +173,13 @@ def calibrate(
         statistics: how the neighbours' label statistics are joined.
         center: subtract the bank's mean vector before the cosines.
         clip: keep calibrated predictions within the bank's label scale.
+        min_labels: labels that a neighbour must have.
 
     Raises:
-        UserError: attributes that aren't the bank's, shapes that don't match, k below 1, unknown `statistics`, or a NaN
-            or infinity in `predictions` or `pooled`, naming the speaker.
+        UserError: an empty bank, attributes that aren't the bank's, shapes that don't match, k or `min_labels` below 1,
+            unknown `statistics`, or a NaN or infinity in `predictions` or `pooled`, naming the speaker.
     """
-    settings = PLDCSettings(k, shift_mean, scale_std, statistics, center, clip)
+    settings = PLDCSettings(k, shift_mean, scale_std, statistics, center, clip, min_labels=min_labels)
     pldc = PLDC(bank, bank.attributes if attributes is None else as_names("attributes", attributes), settings)
     return pldc.calibration(as_float64(predictions), speaker_ids, as_float64(pooled))
 
@@ -272,8 +283,9 @@ def match_moments(
 def label_statistics(
     bank: SpeakerBank, rows: NDArray[np.int64], columns: Sequence[int], settings: PLDCSettings
 ) -> tuple[Values, Values]:
-    """Mean and standard deviation (attributes,) of the labels of some bank speakers, NaN where none has any."""
+    """Mean and standard deviation (attributes,) of the labels of some bank speakers, NaN where none has enough."""
     count = bank.count[rows][:, columns]
+    count = np.where(count >= settings.min_labels, count, 0)
     mean, std = (np.where(count > 0, moment[rows][:, columns], 0.0) for moment in (bank.label_mean, bank.label_std))
     weights = (count > 0).astype(np.float64) if settings.statistics == "average" else count.astype(np.float64)
     total = np.where(weights.sum(axis=0) > 0, weights.sum(axis=0), np.nan)
@@ -291,6 +303,9 @@ def check_inputs(
     attributes: tuple[str, ...],
 ) -> None:
     """Refuse predictions that a bank can't calibrate."""
+    if not bank.speaker_ids:
+        remedy = "Build it over training utterances whose speakers are known"
+        raise UserError("the bank holds no speaker", where="speaker bank", remedy=remedy)
     if not set(attributes) <= set(bank.attributes):
         what = f"predictions of {', '.join(attributes)}, but label statistics of {', '.join(bank.attributes)}"
         raise UserError(what, where="speaker bank", remedy="Build a bank with the attributes that the model predicts")

@@ -27,16 +27,16 @@ def grouped_bank(bank: SpeakerBank, size: int, settings: PLDCSettings) -> Speake
     """The bank of groups of similar speakers, by microaggregation (Domingo-Ferrer and Mateo-Sanz, 2002).
 
     A group's vector is its speakers' mean vector, its label statistics are what PLDC makes of its speakers as
-    neighbours, and its count is all of their labels. An attribute of which fewer than `size` of them have labels counts
-    as unlabelled. What is left is less than single speakers, and still made of biometric data: groups
-    don't make anyone anonymous who is known by other means.
+    neighbours, and its count is all of their labels. An attribute of which fewer than `size` of them have `min_labels`
+    counts as unlabelled. What is left is less than single speakers, and still made of biometric data: groups don't make
+    anyone anonymous who is known by other means.
     """
     if not 2 <= size <= len(bank.speaker_ids):
         what = f"{len(bank.speaker_ids)} training speakers can't be put in groups of {size}"
         raise UserError(what, where="--group_speakers", remedy=f"Give a number from 2 to {len(bank.speaker_ids)}")
     groups = similar_speakers(normalised(bank.vectors), size)
     columns = list(range(len(bank.attributes)))
-    labelled = np.array([(bank.count[rows] > 0).sum(axis=0) >= size for rows in groups])
+    labelled = np.array([(bank.count[rows] >= settings.min_labels).sum(axis=0) >= size for rows in groups])
     moments = [label_statistics(bank, rows, columns, settings) for rows in groups]
     return replace(
         bank,

@@ -52,6 +52,11 @@ class SpeakerBank:
     training_std: NDArray[np.float64]
     fingerprint: str = ""
 
+    def __repr__(self) -> str:
+        speakers, dim = self.vectors.shape
+        what = f"{', '.join(self.attributes)} from {self.scale[0]:g} to {self.scale[1]:g}"
+        return f"{type(self).__name__}({speakers} speakers, {what}; vectors of {dim})"
+
     @staticmethod
     def from_utterances(
         speaker_ids: Sequence[str | None],

@@ -158,24 +158,34 @@ def test_another_label_scale_changes_nothing_else_and_rounding_is_never_scaled_u
 
 
 @pytest.mark.parametrize("statistics", ["average", "pooled"])
-def test_neighbours_without_labels_are_left_out_and_raw_is_kept_where_none_is_left(statistics):
-    labels = np.array([[1.0, NAN], [3.0, NAN], [NAN, NAN]])
-    bank = SpeakerBank.from_utterances(["a", "a", "b"], np.ones((3, 2)), labels, ATTRIBUTES)
+def test_neighbours_of_no_or_few_labels_are_left_out_and_raw_is_kept_where_none_is_left(statistics):
+    labels = np.array([[1.0, NAN], [3.0, NAN], [7.0, NAN], [NAN, NAN]])
+    bank = SpeakerBank.from_utterances(["a", "a", "b", "c"], np.ones((4, 2)), labels, ATTRIBUTES)
     predictions = np.array([[4.0, 5.0], [5.0, 3.0]])
-    found = calibrate(predictions, ["t"] * 2, np.ones((2, 2)), bank, shift_mean=True, statistics=statistics)
-    np.testing.assert_allclose(found.predictions, [[1.0, 5.0], [3.0, 3.0]])
-    np.testing.assert_allclose(found.speakers[0].mu_bar, [2, NAN])
+
+    def of(min_labels):
+        switches = {"shift_mean": True, "statistics": statistics, "min_labels": min_labels}
+        return calibrate(predictions, ["t"] * 2, np.ones((2, 2)), bank, **switches)
+
+    # the deviation of b's single label, 0, is averaged in; two labels are asked for; nobody has three
+    if statistics == "average":
+        assert of(1).speakers[0].sigma_bar[0] == 0.5
+    np.testing.assert_allclose(of(2).predictions, [[1.0, 5.0], [3.0, 3.0]])
+    np.testing.assert_allclose(of(2).speakers[0].mu_bar, [2, NAN])
+    np.testing.assert_array_equal(of(3).predictions, predictions)
 
 
 def test_mistakes_are_one_line_each():
     predictions, speaker_ids, pooled = some_test_set()
     broken, where, infinite = predictions.copy(), speaker_ids.index("test 2"), pooled.copy()
     broken[where], infinite[speaker_ids.index(None), 0] = NAN, np.inf
+    empty = SpeakerBank.from_utterances([None], np.ones((1, 8)), np.ones((1, 2)), ATTRIBUTES)
     inputs = {"predictions": predictions, "speaker_ids": speaker_ids, "pooled": pooled, "bank": BANK}
     inputs["speaker_ids"] = pd.Series(speaker_ids, index=range(9, 49))
     for changed, message in (
         ({"predictions": broken}, f"speaker test 2: the prediction of utterance {where} holds NaN"),
         ({"pooled": infinite}, "an unknown speaker: the pooled vector"),
+        ({"bank": empty}, "the bank holds no speaker"),
         ({"attributes": "arousal"}, r"attributes: is text. Give a list, such as \['arousal'\]"),
         ({"attributes": ("arousal", "dominance")}, "of arousal, dominance, but label statistics of arousal, valence"),
         ({"predictions": predictions[:, :1]}, r"predictions \(40, 1\)"),
@@ -202,3 +212,10 @@ def test_each_variant_is_invariant_to_the_moments_that_it_replaces(shift_mean, s
         mean = before.mean(axis=0)
         expected = mean + (1 if scale_std else 1.7) * (before - mean) + (0 if shift_mean else 0.6)
         np.testing.assert_allclose(after, expected, atol=1e-9)
+
+
+def test_a_bank_and_a_calibration_say_what_they_are_without_a_value():
+    predictions, speaker_ids, pooled = some_test_set()
+    calibration = calibrate(predictions, speaker_ids, pooled, BANK)
+    assert repr(calibration) == f"Calibration(40 utterances of {len(calibration.speakers)} speakers: arousal, valence)"
+    assert repr(BANK).endswith("speakers, arousal, valence from 1 to 7; vectors of 8)")

@@ -30,6 +30,7 @@ SETTINGS = st.builds(
     center=st.booleans(),
     clip=st.booleans(),
     prior_utterances=st.just(0),
+    min_labels=st.sampled_from([1, 4, 7]),
 )
 
 
