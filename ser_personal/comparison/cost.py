@@ -54,8 +54,14 @@ class CostRecorder(Callback):
     ) -> None:
         """Count the batch's audio."""
         # each resumption repeats the sanity check
-        if not trainer.sanity_checking:
-            self._speech += _speech_seconds(batch, trainer)
+        if trainer.sanity_checking:
+            return
+        if "num_samples" in batch:
+            self._speech += float(batch["num_samples"].sum()) / SAMPLE_RATE
+        else:
+            # cached features have no audio
+            utterances = trainer.datamodule.utterances  # type: ignore[attr-defined]
+            self._speech += sum(utterances[index].seconds for index in batch["indices"].tolist())
 
     on_validation_batch_end = on_test_batch_end = on_train_batch_end
 
@@ -90,11 +96,3 @@ class CostRecorder(Callback):
                 "devices": trainer.world_size,
             },
         )
-
-
-def _speech_seconds(batch: Any, trainer: Trainer) -> float:
-    if "num_samples" in batch:
-        return float(batch["num_samples"].sum()) / SAMPLE_RATE
-    # cached features have no audio
-    utterances = trainer.datamodule.utterances  # type: ignore[attr-defined]
-    return float(sum(utterances[index].seconds for index in batch["indices"].tolist()))

@@ -169,9 +169,6 @@ def short(name: str, longest: int = 14) -> str:
     return name if len(name) <= longest else f"{name[: half - 1]}\N{HORIZONTAL ELLIPSIS}{name[-half:]}"
 
 
-_MOST_NAMED = 120
-
-
 def dumbbells(run: RunFiles, test: ScoredSet, attribute: str) -> Drawing | None:
     """Draw a line per speaker, from the CCC of raw predictions to that of calibrated ones; None without any."""
     change_of = speaker_gains(test, attribute, run.chosen, "raw")
@@ -179,15 +176,15 @@ def dumbbells(run: RunFiles, test: ScoredSet, attribute: str) -> Drawing | None:
         return None
     raw = test.row("raw").scores[attribute].per_speaker
     speakers = sorted(change_of, key=lambda speaker: raw[speaker])
-    row_height = 0.19 if len(speakers) <= _MOST_NAMED else 0.05
-    figure, axes = blank(1.1 + row_height * max(len(speakers), 2))
+    named = len(speakers) <= 120
+    figure, axes = blank(1.1 + (0.19 if named else 0.05) * max(len(speakers), 2))
     for y, speaker in enumerate(speakers):
         before, after = raw[speaker], raw[speaker] + change_of[speaker]
         axes.plot([before, after], [y] * 2, color=INK, linewidth=1.2, linestyle=":" if after < before else "-")
     ys = range(len(speakers))
     axes.plot([raw[s] for s in speakers], ys, "o", markersize=5, color=RAW, markerfacecolor="none", label="raw")
     axes.plot([raw[s] + change_of[s] for s in speakers], ys, "o", markersize=5, color=CALIBRATED, label="calibrated")
-    axes.set_yticks(ys, [short(name) if len(speakers) <= _MOST_NAMED else "" for name in speakers])
+    axes.set_yticks(ys, [short(name) if named else "" for name in speakers])
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(-0.7, len(speakers) - 0.3)
     axes.set_xlabel(f"CCC of {attribute}; dotted: calibration lowers it")

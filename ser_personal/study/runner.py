@@ -88,8 +88,7 @@ def refuse_to_replace(folders: Sequence[StudyRun], root: Path) -> None:
     others = [each for each in folders if each.has_other_inputs]
     trained = [each.run.title for each in others if (each.path / DONE).is_file() or any(each.path.rglob("*.ckpt"))]
     if trained:
-        made = "with other settings, labels or audio, or by another version"
-        what = f"this study would delete {counted(len(trained), 'run')} made {made}: {first_few(trained)}"
+        what = f"would delete {counted(len(trained), 'run')} made with other settings or audio: {first_few(trained)}"
         remedy = "Repeat them by `--replace true`, or give another --out"
         raise UserError(what, where=root, remedy=remedy)
 
@@ -352,8 +351,7 @@ class StudyRun:
     def last_line(self) -> str:
         """The last line of the log."""
         text = self.log.read_text(encoding="utf-8", errors="replace") if self.log.is_file() else ""
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        return lines[-1] if lines else "it printed nothing"
+        return text.strip().rpartition("\n")[2] or "it printed nothing"
 
 
 def _pretraining_scores(folder: Path) -> dict[str, float | None] | None:

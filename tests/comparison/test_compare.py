@@ -115,14 +115,6 @@ def test_differences_to_a_baseline_are_paired():
     assert {signed_interval(row.gains["average_ccc"]) for row in elsewhere} == {"-"}
 
 
-def test_differences_of_rounding_size_are_none():
-    row, near = (LARGE.row(0.7, name) for name in ("raw", "random_speakers"))
-    moved = CalibrationRow(near.name, near.scores, near.is_oracle, near.predictions + 1e-12)
-    compared = compare_systems(join_runs([LARGE.run("papt", row, moved)])[0], "papt/raw", Bootstrap(100), 5)
-    for gained in compared.rows[1].gains.values():
-        assert (gained.value, gained.low, gained.high) == (0, 0, 0)
-
-
 def test_average_is_over_the_same_speakers_in_every_row():
     short = Utterances()
     constant = short.row(0.5)
@@ -193,8 +185,6 @@ def test_runs_by_hand_are_named_by_their_folders(runs, capsys):
     page = (runs / "comparison.md").read_text()
     table = pd.read_csv(runs / "comparison.csv")
     assert set(table.recipe) == {"papt", "vanilla"}
-    # what a training took isn't known of a test alone
-    assert table.training_seconds.isna().all()
     best = table[(table.recipe == "papt") & (table.calibration == "raw")].iloc[0]
     assert best.overall_ccc_low < best.overall_ccc < best.overall_ccc_high
     assert best.overall_ccc_difference_low > 0
@@ -217,18 +207,14 @@ def test_runs_by_hand_are_named_by_their_folders(runs, capsys):
         (["."], {"papt"}),
         (["ours=lightning_logs/version_0", "../vanilla"], {"ours", "vanilla"}),
         (["both=.."], {"both/papt", "both/vanilla"}),
-        (["ours=.", "lr=0.1"], {"ours", "lr=0.1"}),
     ],
 )
 def test_a_runs_name_is_no_path_of_its_machine(runs, given, names, monkeypatch):
     monkeypatch.chdir(runs / "papt")
-    if "lr=0.1" in given:
-        (runs / "vanilla").rename("lr=0.1")
-        given[0] = "ours=lightning_logs"
     assert {run.recipe for run in find_runs(given)} == names
 
 
-def test_a_study_s_page_holds_its_costs_what_its_recipes_share_and_pre_trainings(tmp_path, capsys):
+def test_a_study_s_page_holds_its_costs_what_its_recipes_share_and_pre_trainings(tmp_path):
     papt = StageCost("fit", 100.0, 90.0, 2**30, speech_seconds=7200.0, trained_parameters=99)
     prepared = {
         "prepare/papt/seed_0": ([papt], (2.5, 0.25, 3.0, 0.125)),
@@ -253,10 +239,7 @@ def test_a_study_s_page_holds_its_costs_what_its_recipes_share_and_pre_trainings
     assert "| tuned | papt (shared) | 99 | 100 s | 90 s | 2 h | 1.00 GiB |" in page
     assert "| papt | 2 | 3.000 | .375 | 3.500 | .250 |" in page
     assert "| tapt | 1 | 3.250 | .250 | - | - |" in page
-    table = pd.read_csv(tmp_path / "study_pretraining.csv").set_index("step")
-    assert table.runs.to_dict() == {"papt": 2, "tapt": 1}
-    assert table.val_loss_unseen_speakers.isna().to_dict() == {"papt": False, "tapt": True}
-    assert "study_pretraining.csv" in capsys.readouterr().out.replace("\n", "")
+    assert pd.read_csv(tmp_path / "study_pretraining.csv").runs.to_list() == [2, 1]
 
 
 def test_what_cannot_be_compared_is_refused_in_a_line(tmp_path, capsys, runs):
@@ -338,7 +321,6 @@ def test_predictions_of_another_method_that_cannot_join(runs, mine, capsys):
         (table.iloc[2:], r"mine.csv: lacks 2 of \d+ utterances that the runs were tested on: u\d+, u\d+"),
         (pd.concat([table, table.iloc[:1]]), "lists 1 utterances more than once: u"),
         (pd.concat([table, table.iloc[:1].assign(utterance="other")]), "no run was tested on: other. Give one row"),
-        (table.rename(columns={"utterance": "file"}), "no column utterance .found: file"),
         (table.rename(columns={"arousal": "arousal_raw"}), 'no column arousal .found: .*--add "mine=.*mine.csv:raw"'),
         (table.assign(arousal="high"), "utterance u.*: arousal is 'high', not a finite number"),
         (

@@ -52,7 +52,6 @@ def test_every_figure_says_what_it_shows_and_verdicts_stand_first_with_marks_and
     assert len(set(labels)) == len(labels) == 2 * 2
     assert all("viewBox" in figure and "width" not in figure for figure in page.figures)
     assert "CCC of arousal of 24 speakers before and after calibration: it rises for 12 and falls for 12." in labels
-    # half of the speakers get better by as much as the others get worse
     gain = r"A-CCC [+-]?\.\d{3} \(-\.\d{3} to \+\.\d{3}\)"
     assert re.search(rf"\N{{WHITE CIRCLE}} ?no effect of calibration is shown ?{gain}", page.text)
     order = ("no effect of calibration", "12 of 24", "What each calibration gains", "Labels are emotion as annotators")
@@ -73,7 +72,6 @@ def test_the_score_table_and_the_audit_are_on_the_page_and_the_audit_in_json(fol
     gap = groups["gender"]["arousal"]["calibrated"]["Female"]["gap"]["mean_absolute_error"]
     assert gap["value"] < gap["low"] + 1 < 1
     assert gap["high"] < -0.5
-    assert "no difference shows that a group's trait causes it" in page.text
     assert "a probe needs two genders of 10 speakers each; here: 4 Female" in page.text
 
 
@@ -82,9 +80,7 @@ def intervals(speakers, half_width):
     return {"coverage": 0.9, "speakers_needed": 9, "validation_speakers": speakers, "attributes": {"arousal": found}}
 
 
-def test_what_else_a_run_may_record(tmp_path, page):
-    assert "There were no validation speakers" in page.text
-
+def test_what_else_a_run_may_record(tmp_path):
     def text(**recorded):
         edit_json(tmp_path / "metrics.json", lambda metrics: metrics["splits"]["test1"].update(recorded))
         report(str(tmp_path), resamples=100)
@@ -174,7 +170,6 @@ def test_neighbours_that_are_all_training_speakers_are_held_against_no_random_on
     report(str(tmp_path), resamples=100)
     text = parsed(tmp_path / "report.html").text
     assert "similar voices matter can't be said: k = 4 takes all 4 training speakers, so population and random_" in text
-    assert "random voices" not in text
 
 
 def test_what_is_asked_of_raw_predictions_of_ridge_and_of_few_speakers(tmp_path):

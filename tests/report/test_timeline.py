@@ -114,11 +114,9 @@ def test_the_page_of_a_table_is_replaced_by_its_own_alone(folder, capsys):
     assert ser(*command) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "timeline.html: isn't a page of interview.csv, and would be replaced. Write --out" in line
-    # a path from the page to the table doesn't hang on where people stand
     assert reported(folder, table='a "1".csv') == first
-    for _ in range(2):
-        assert ser(*command, *re.search("--out .*(?= instead)", line)[0].split()) == 0
-        assert "written: interview_timeline.html and 2 pages in interview_timeline/" in capsys.readouterr().out
+    assert ser(*command, *re.search("--out .*(?= instead)", line)[0].split()) == 0
+    assert "written: interview_timeline.html and 2 pages in interview_timeline/" in capsys.readouterr().out
     assert '"../interview_timeline.html">All' in (folder / "interview_timeline" / "001_c.html").read_text()
     assert 'href="interview_timeline/001_c.html"' in (folder / "interview_timeline.html").read_text()
 
@@ -135,7 +133,6 @@ def without(*columns):
     ("change", "flags", "what"),
     [
         (changed(start="x"), [], "row 1: start is 'x', not a finite number. Give a table that `ser annotate` wrote"),
-        (changed(arousal_raw=""), [], "row 1: arousal_raw is '', not a finite number"),
         (changed(end=0), [], "row 1: lasts from 0 to 0 s"),
         (without("valence_raw"), [], "valence_raw"),
         (without("arousal_calibrated", "valence_calibrated"), [], "no column ATTRIBUTE_calibrated"),
@@ -230,13 +227,6 @@ def test_a_recording_is_played_walked_through_and_looked_at_closely(folder, page
     page.js("sound.pause()")
     assert page.js("now >= chosen.start && now < chosen.end")
 
-    opened(page, meeting)
-    strip = page.box("#overview")
-    middle = strip["top"] + strip["height"] / 2
-    page.click(strip["left"] + 0.3 * strip["width"], middle, to=(strip["left"] + 0.6 * strip["width"], middle))
-    assert 10 < page.js("view.to - view.from") < 30
-    page.js("get('whole').click()")
-    assert page.js("[view.from, view.to]") == [0, 60]
     page.js("get('shown').value = 1; get('shown').dispatchEvent(new Event('change'))")
     page.settle()
     assert page.js("lanes[0].svg.querySelector('text').textContent") == "valence"

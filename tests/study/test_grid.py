@@ -43,7 +43,6 @@ def test_folds_divide_all_that_reads_their_corpus():
     assert "prepare/papt/seed_1/fold_2" in names
     # one ridge regression serves all seeds
     assert [name for name in names if name.startswith("runs/ridge")] == [f"runs/ridge/fold_{n}" for n in range(3)]
-    assert len([name for name in names if name.startswith("runs/tuned")]) == 2 * 3
     last = runs[-1]
     assert flag(last.stages[0].argv, "data.corpus") == "{root}/prepare/folds/out/fold_2.csv"
     assert "prepare/papt/seed_1/fold_2" in last.needs
@@ -77,7 +76,6 @@ def test_what_braces_cannot_name():
         ({"recipes": (Recipe("../up"),)}, "'../up' can't name a recipe"),
         ({"baseline": "vanilla"}, "baseline: vanilla is no recipe of this study. Choose one of papt"),
         ({"seeds": ()}, "has nothing to run"),
-        ({"attributes": ("arousal", "arousal")}, "2 times attribute arousal"),
         ({"recipes": (Recipe("papt", arguments={"seed_everything": 7}),)}, "recipe papt: sets seed_everything"),
         ({"jobs": 2, "devices": 2}, "2 jobs of 2 devices each would share them"),
         ({"personalization_gap": GAP, "folds": 3}, "personalization_gap: excludes folds"),
