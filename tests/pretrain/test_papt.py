@@ -162,12 +162,9 @@ def test_validation_is_the_same_each_time_and_tells_unseen_speakers_apart(
     first = validate(papt(seed=0), data, tmp_path, ckpt_path=papt_checkpoint)
     torch.manual_seed(17)
     assert validate(papt(seed=1), data, tmp_path, ckpt_path=papt_checkpoint) == first
-    names = {
-        f"val_{score}{which}" for score in ("loss", "accuracy", "codebook_usage") for which in ("", "_unseen_speakers")
-    }
-    assert set(first) == names
+    seen = {"val_loss", "val_accuracy", "val_codebook_usage"}
+    assert set(first) == seen | {f"{name}_unseen_speakers" for name in seen}
     alone = pretrain_data(synthetic_corpus, synthetic_pseudo_labels, unseen_splits=[])
-    seen = {name for name in names if not name.endswith("_unseen_speakers")}
     assert set(validate(papt(), alone, tmp_path, ckpt_path=papt_checkpoint)) == seen
 
     module = PAPT.load_from_checkpoint(papt_checkpoint, speakers=SpeakerEmbedding(8)).eval()
