@@ -87,7 +87,8 @@ def export(
         check_onnx_installed()
     module = load_finetuned(checkpoint)
     _check_reads_audio(module, checkpoint, onnx=onnx)
-    if module.emotions and (corpus, calibration or "none", group_speakers) != (None, "none", None):
+    of_attributes = corpus is not None or calibration not in (None, "none") or group_speakers is not None
+    if module.emotions and of_attributes:
         remedy = "Leave --corpus, --calibration and --group_speakers out"
         raise UserError("predicts categories, which aren't calibrated", where=checkpoint, remedy=remedy)
     speaker_bank = None if module.emotions else _find_bank(checkpoint, module.personalized.fingerprint())
@@ -135,10 +136,7 @@ def export(
 def _validated(
     bundle: Bundle, bank: SpeakerBank | None, corpus: Corpus, calibration: CalibrationName | None, console: Console
 ) -> tuple[Bundle, str]:
-    """The bundle with a posterior where validation speakers are enough, its default calibration and intervals.
-
-    And how each calibration scored.
-    """
+    """The bundle with what is fitted and measured on validation speakers, and how each calibration scored on them."""
     bundle = replace(bundle, scale=bundle.scale or corpus.scale)
     if bank is not None:
         _refuse_other_training_set(bank, corpus)

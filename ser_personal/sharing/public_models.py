@@ -30,13 +30,10 @@ REMEDY = (
 
 @dataclass(frozen=True, eq=False)
 class PublicModel:
-    """A model as its files hold it, under the names of our networks.
+    """A model as its files hold it, its weights under the names of our networks, its interpreter not built yet.
 
     Attributes:
         encoder_config: of transformers, with how waveforms are normalised and how many samples are taken.
-        encoder: its weights.
-        interpreter: not built yet.
-        head: the interpreter's weights.
         last: name of the interpreter's last layer, of outputs 0 to 1; None where the interpreter has the scale itself.
         attributes: in the order of its outputs.
     """

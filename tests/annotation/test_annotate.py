@@ -111,9 +111,7 @@ def test_what_can_not_be_annotated_and_an_output_that_exists_stays(annotate, ref
         (["--vectors", "v.csv"], "--vectors v.csv: doesn't end in .npz"),
         (["--speaker-from", "column"], "corpus.csv: no such file"),
         (["--device", "gpu"], "--device: gpu can't compute on this machine"),
-        (["--device", "meta"], "--device: meta can't compute"),
         (["--import", "nowhere"], "--import nowhere: can't be imported"),
-        (["--calibration", "posterior"], "the bundle: holds no posterior"),
     ):
         assert what in refusal(*flags)
     annotate().write_text("mine")

@@ -75,14 +75,11 @@ def test_a_bundle_pushed_and_loaded_by_its_name(hub, tested_checkpoint, tmp_path
         EmotionRecognizer.from_pretrained("anna/voices", revision="v9")
 
 
-def test_a_public_repository_gets_no_bundle(hub, tested_checkpoint, tmp_path, capsys):
+def test_where_the_hub_refuses_or_shows_it_to_all_the_bundle_is_kept(hub, tested_checkpoint, tmp_path, capsys):
     hub.files["anna/open"], hub.private["anna/open"] = {}, False
-    assert ser("export", tested_checkpoint, "--push", "anna/open", "--out", tmp_path / "bundle") == 2
+    assert ser("export", tested_checkpoint, "--push", "anna/open", "--out", tmp_path / "open") == 2
     assert "anna/open is a public repository" in capsys.readouterr().err
     assert hub.files["anna/open"] == {}
-
-
-def test_where_the_hub_refuses_the_bundle_is_kept(hub, tested_checkpoint, tmp_path, capsys):
     hub.refuses = True
     bundle = tmp_path / "bundle"
     assert ser("export", tested_checkpoint, "--out", bundle, "--push", "anna/voices") == 2
