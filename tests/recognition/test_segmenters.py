@@ -60,12 +60,10 @@ def test_joined_and_split_stretches_hold_all_speech_in_order(lengths, pause, mos
 def test_windows_cover_all_but_silence():
     waveform = speech_like(10.01)
     waveform[4 * RATE : 6 * RATE] = 0
-    starts = [(window.start / RATE, window.end / RATE) for window in ByWindows(2 * RATE, 2 * RATE)(waveform)]
-    assert starts == [(0, 2), (2, 4), (6, 8), (8, 10.01)]
-    assert ByWindows(2 * RATE, 2 * RATE)(waveform[: 3 * RATE]) == [Segment(0, 2 * RATE), Segment(2 * RATE, 3 * RATE)]
+    windows = [(window.start / RATE, window.end / RATE) for window in ByWindows(2 * RATE, 2 * RATE)(waveform)]
+    assert windows == [(0, 2), (2, 4), (6, 8), (8, 10.01)]
     for cut, window, hop, what in (
         ("windows", 0.01, None, r"--window_seconds: 0.01 is out of range. Give a number of at least 0.025"),
-        ("windows", np.inf, None, r"--window_seconds: inf is out of range"),
         ("windows", 4, np.nan, r"--hop_seconds: nan is out of range"),
         ("speech", 4, 1, r"--hop_seconds: is of windows alone. Give --cut windows"),
     ):
