@@ -36,10 +36,7 @@ def atomic_file(path: str | Path, *, mode: int = 0o666) -> Iterator[IO[bytes]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with (
-            named_in_errors(path),
-            open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file,
-        ):
+        with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -121,17 +118,6 @@ def _sampled_hash(path: Path, size: int, modified: int) -> str:
             file.seek((size - BLOCK) * number // (HASHED_BLOCKS - 1))
             digest.update(file.read(BLOCK))
     return digest.hexdigest()
-
-
-@contextmanager
-def named_in_errors(path: str | Path) -> Iterator[None]:
-    """Have an error of the file system say which file it is about, which that of a full disk doesn't."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is not None:
-            raise
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 Result = TypeVar("Result")

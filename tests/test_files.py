@@ -1,17 +1,15 @@
-import errno
 import os
 import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
 from tiny_models import threaded_trainers
 
 from ser_personal.errors import UserError
-from ser_personal.files import atomic_write, content_hash, gather_files, named_in_errors, on_first_process
+from ser_personal.files import atomic_write, content_hash, gather_files, on_first_process
 
 
 def test_what_fails_midway_leaves_the_former_file(tmp_path, monkeypatch):
@@ -26,17 +24,6 @@ def test_what_fails_midway_leaves_the_former_file(tmp_path, monkeypatch):
         atomic_write(path, b"latter")
     assert path.read_bytes() == b"former"
     assert list(path.parent.iterdir()) == [path]
-
-
-def test_an_error_without_a_file_gets_its_name_and_another_keeps_its_own(tmp_path):
-    with pytest.raises(OSError, match=r"No space left on device: 'ids'") as caught, named_in_errors("ids"):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    assert caught.value.filename == "ids"
-    with pytest.raises(FileNotFoundError, match="other"), named_in_errors("ids"):
-        Path("other").read_bytes()
-    with pytest.raises(IsADirectoryError) as folder:
-        atomic_write(tmp_path, b"")
-    assert folder.value.filename == str(tmp_path)
 
 
 def test_content_shape_type_and_order_count_in_a_hash(tmp_path):

@@ -22,7 +22,7 @@ from ser_personal.calibration.table import PredictedSet, print_scores, score_row
 from ser_personal.encoder.base import weights_fingerprint
 from ser_personal.errors import UserError
 from ser_personal.evaluation import run_files
-from ser_personal.files import gather_files, named_in_errors, write_json
+from ser_personal.files import gather_files, write_json
 from ser_personal.finetune.metrics import NO_EMOTION, classification_scores, emotions_of
 from ser_personal.types import utterance_hash
 
@@ -147,7 +147,7 @@ class PredictionCollector(RunWriter):
 
 
 def _write(path: Path, arrays: Arrays) -> None:
-    with named_in_errors(path), path.open("wb") as file:
+    with path.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
 
 

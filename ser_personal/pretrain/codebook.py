@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from ser_personal.errors import UserError
-from ser_personal.files import atomic_write, content_hash, named_in_errors
+from ser_personal.files import atomic_write, content_hash
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -139,7 +139,7 @@ class FrameSample:
     def save(self, path: Path) -> None:
         """Write the frames that this process has taken."""
         rows = np.concatenate(self._added)
-        with named_in_errors(path), path.open("wb") as file:
+        with path.open("wb") as file:
             np.save(file, rows)
             np.save(file, self.frames[rows])
 

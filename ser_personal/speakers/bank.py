@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from ser_personal.errors import UserError, as_names, require_scale
-from ser_personal.files import atomic_write, named_in_errors
+from ser_personal.files import atomic_write
 from ser_personal.scores import Moments, rows_by_speaker
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ class SpeakerBankBuilder:
     def save(self, path: Path) -> None:
         """Write the moments, for a builder of another process to `merge`."""
         speaker_ids, moments = self._stacked()
-        with named_in_errors(path), path.open("wb") as file:
+        with path.open("wb") as file:
             np.savez(file, allow_pickle=False, speaker_ids=np.array(speaker_ids, dtype=str), **vars(moments))
 
     def merge(self, path: Path) -> None:
