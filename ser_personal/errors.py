@@ -60,11 +60,8 @@ def as_names(where: str, names: Iterable[str]) -> tuple[str, ...]:
 def require_scale(scale: tuple[float, float]) -> None:
     """Refuse a label scale that has nothing between its ends, or no ends."""
     if len(scale) != 2 or not -inf < scale[0] < scale[1] < inf:
-        raise UserError(
-            f"{scale} is an empty range or an endless one",
-            where="scale",
-            remedy="Give the lowest, then the highest label",
-        )
+        remedy = "Give the lowest, then the highest label"
+        raise UserError(f"{scale} is an empty range or an endless one", where="scale", remedy=remedy)
 
 
 # where Lightning logs what it found, and this package what it did

@@ -40,18 +40,10 @@ CLEAN = ".*`ser check CORPUS --write clean.csv`"
 OTHER_SOUND = [
     ("no sound to train on", [*FIT, *HERE], rf"Audios/\S+\.wav: .*missing or unreadable{CLEAN}", copied_corpus(0)),
     ("silence to train on", [*FIT, *HERE], rf"Audios/\S+\.wav: is silent{CLEAN}", copied_corpus(16_000)),
-    (
-        "pseudo-labels of other sounds",
-        [*LABELLED, *HERE],
-        r"audio has changed since its pseudo-labels in .* were made\. Run `ser kmeans`",
-        copied_corpus(20_000),
-    ),
 ]
-NO_SPLIT = "split test7: no such split.*Choose among train, validation, test1"
 OTHER_CORPUS = [
     ("no corpus", [*WITHOUT_CORPUS, "{here}/nowhere"], "nowhere: no such corpus.*Give a folder with Labels and Audios"),
     ("no label file", [*WITHOUT_CORPUS, "{here}"], "/Labels: no label file.*Give the release", text("Labels/note", "")),
-    ("no such set to test", [*TEST, "--ckpt_path", "{finetune}", "--data.test_splits", "[test7]"], NO_SPLIT),
     ("an attribute without labels", [*FIT, *HERE], "attributes: .* label of valence.*arousal, dom", without_valence),
 ]
 OTHER_CHECKPOINT = [
