@@ -62,13 +62,6 @@ def test_e_s_enters_as_the_paper_says(encoder, speaker_embedding, name):
     torch.testing.assert_close(batched[1, : num_frames(5000)], alone.frames[0], atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_without_a_transformer_what_enters_leaves_at_once(name):
-    frames, e_s = torch.randn(2, 3, 4), torch.randn(2, 4)
-    wanted = frames if name in {"none", "prefix"} else frames + e_s[:, None]
-    torch.testing.assert_close(fuse(frames, Personalization(make_fusion(name, 4), e_s)), wanted)
-
-
 @pytest.mark.parametrize("name", ["first", "concat", "last"])
 def test_fixed_features_are_added_as_large_as_the_frame(name):
     frames, e_s = 0.2 * torch.randn(2, 3, 4), torch.randn(2, 4)
