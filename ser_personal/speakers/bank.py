@@ -35,9 +35,8 @@ class SpeakerBank:
         scale: least and greatest label of the corpus.
         count: (speakers, attributes), int64, labelled utterances.
         label_mean: (speakers, attributes), label points, NaN where count is 0.
-        label_std: (speakers, attributes), label points, population standard deviation (ddof 0), NaN where count is 0.
-        training_mean: (dim,), mean of `pooled` over all utterances of known speakers.
-        training_std: (dim,), its standard deviation (ddof 0).
+        label_std: (speakers, attributes), their population standard deviation (ddof 0), NaN where count is 0.
+        training_mean, training_std: (dim,), of `pooled` over all utterances of known speakers (ddof 0).
         fingerprint: hash of the model and data that it was made from, a hyphen, hash of the model; "" where unknown.
     """
 
@@ -68,13 +67,8 @@ class SpeakerBank:
     ) -> SpeakerBank:
         """Make the bank of the speakers of some utterances; those of unknown speakers (None) are left out.
 
-        Args:
-            speaker_ids: (utterances,), None where unknown.
-            pooled: (utterances, dim), array or tensor; unlabelled utterances count in the vectors as well.
-            labels: (utterances, attributes), label points, NaN where missing; left out attribute by attribute.
-            attributes: names of the label columns.
-            scale: least and greatest label of the corpus.
-            fingerprint: as the bank has it.
+        `pooled` (utterances, dim) and `labels` (utterances, attributes; label points, NaN where missing) are arrays
+        or tensors; unlabelled utterances count in the vectors as well. Other arguments are as the bank has them.
         """
         builder = SpeakerBankBuilder(attributes, scale, fingerprint)
         builder.add(speaker_ids, pooled, labels)
@@ -202,7 +196,6 @@ class SpeakerBankBuilder:
         )
 
     def _stacked(self) -> tuple[list[str], Moments]:
-        """Speakers, sorted, and their moments (speakers, dim + attributes)."""
         speaker_ids = sorted(self._moments)
         width = self._dim + len(self.attributes)
         return speaker_ids, Moments.stack([self._moments[speaker_id] for speaker_id in speaker_ids], width)

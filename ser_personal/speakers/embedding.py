@@ -118,9 +118,13 @@ class SpeakerEmbedding(SpeakerRepresentation):
 
     def rows(self, speaker_ids: Sequence[str | None]) -> list[int]:
         """Look up each speaker's row, -1 for one outside the table."""
-        row_of = {speaker: row for row, speaker in enumerate(self.ids)}
+        rows = list(range(len(self.ids)))
         if self.permute:
-            row_of = _derange(row_of)
+            # everyone gets the row of the next one in a random order
+            order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0)).tolist()
+            for row, other in zip(order, [*order[1:], *order[:1]], strict=True):
+                rows[row] = other
+        row_of = dict(zip(self.ids, rows, strict=True))
         outside = {None, *self.namesakes}
         return [-1 if speaker in outside else row_of.get(str(speaker), -1) for speaker in speaker_ids]
 
@@ -133,9 +137,3 @@ class SpeakerEmbedding(SpeakerRepresentation):
             return embeddings
         unseen = self.unseen.embed(self.fc(self.embedding.weight)).to(embeddings.dtype)
         return embeddings.index_copy(0, torch.tensor(outside, device=device), unseen.expand(len(outside), -1))
-
-
-def _derange(row_of: dict[str, int]) -> dict[str, int]:
-    order = torch.randperm(len(row_of), generator=torch.Generator().manual_seed(0)).tolist()
-    moved = dict(zip(order, [*order[1:], *order[:1]], strict=True))
-    return {speaker: moved[row] for speaker, row in row_of.items()}

