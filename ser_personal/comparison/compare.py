@@ -92,10 +92,7 @@ def compare(
 
 @dataclass(frozen=True, eq=False)
 class System:
-    """A row of the comparison, on one test set and attribute.
-
-    Seeds, and the repetitions of a random control, are replicates: a score of a system is the mean over its replicates.
-    """
+    """A row of the comparison, on one test set and attribute; scores are means over seeds and random draws."""
 
     recipe: str
     calibration: str  # raw, sigma, posterior, ...
@@ -267,9 +264,8 @@ def compare_systems(
 ) -> ComparedSet:
     """Score every system by the same bootstrap resamples of the speakers.
 
-    A-CCC counts, for all systems alike, the speakers with enough utterances whose CCC is defined in every system. The
-    others are compared with the system that `baseline` names; where this set lacks it, differences are NaN. `sides` are
-    those of the personalisation gap, names of dependent systems -> of independent ones.
+    A-CCC counts the speakers with enough utterances whose CCC is defined in every system. Differences are to the system
+    `baseline`, NaN where this set lacks it, and between the `sides` of the personalisation gap.
     """
     weights = bootstrap.weights([None] * len(test.speakers))
     defined = ~np.isnan(np.concatenate([system.ccc for system in test.systems])).any(axis=0)

@@ -18,11 +18,7 @@ if TYPE_CHECKING:
 
 
 class CostRecorder(Callback):
-    """Writes fit_cost.json or test_cost.json to the run's folder when the stage ends.
-
-    A resumed fit continues the record of its checkpoint. What PLDC predicts in a test to build its bank counts only as
-    time.
-    """
+    """Writes fit_cost.json or test_cost.json to the run's folder; a resumed fit continues its checkpoint's record."""
 
     def __init__(self) -> None:
         self._stage = ""

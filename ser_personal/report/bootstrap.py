@@ -44,10 +44,7 @@ class Bootstrap:
     fewest: int = 10  # speakers for an interval (ours): the percentiles of a handful look too certain
 
     def weights(self, strata: Sequence[Hashable]) -> NDArray[np.float64]:
-        """How often each speaker counts, (1 + resamples, speakers): once each, then as often as each draw has them.
-
-        Each stratum (of `strata`, a speaker each) keeps its number of speakers, so that no group is ever empty.
-        """
+        """How often each draw has each speaker, (1 + resamples, speakers), once each first; strata keep their sizes."""
         rng = np.random.default_rng(self.seed)
         rows_of: dict[Hashable, list[int]] = {}
         for row, stratum in enumerate(strata):

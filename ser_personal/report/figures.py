@@ -1,7 +1,4 @@
-"""The report's figures.
-
-They are as wide as a phone, so that text keeps its size there, and take the page's text colour in light and in dark.
-"""
+"""The report's figures: as wide as a phone, and in the page's text colour, light or dark."""
 
 from __future__ import annotations
 

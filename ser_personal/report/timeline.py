@@ -203,10 +203,7 @@ def axis(values: NDArray[np.float64]) -> dict[str, Any]:
 
 
 def people(timeline: Timeline) -> list[dict[str, Any]]:
-    """Of each speaker, how much they say, and of each attribute mean, spread and extreme moments.
-
-    The spread is the population deviation over utterances. Short utterances aren't extreme moments, unless all are.
-    """
+    """Of each speaker, how much they say, and of each attribute mean, deviation and extremes (short ones aside)."""
     found = []
     of_speakers: dict[str, list[tuple[int, Predicted]]] = {}
     for row, one in enumerate(timeline.utterances):

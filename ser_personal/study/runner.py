@@ -147,9 +147,9 @@ def _run(folder: StudyRun, needs: Mapping[str, Future[Outcome]], launcher: Launc
     folder.prepare()
     for stage in folder.run.stages:
         if folder.stage_cost(stage) is None:
-            code, measured = launcher.run([*folder.argv(stage), *folder.resume(stage)], folder.log)
+            code, measured = launcher.run([*folder.argv(stage), *folder.resume(stage)], folder.path / LOG)
             if code != 0:
-                return Outcome("failed", folder.last_line())
+                return Outcome("failed", _last_line(folder.path / LOG))
             folder.finish_stage(stage, measured)
     try:
         folder.finish()
@@ -163,7 +163,7 @@ def _show(number: str, folder: StudyRun, outcome: Outcome) -> None:
     line = f"{number} {outcome.status:7} {folder.run.title}{detail}"
     print(line, flush=True)
     if outcome.status == "failed":
-        print(f"        its log: {folder.log}", flush=True)
+        print(f"        its log: {folder.path / LOG}", flush=True)
 
 
 class Launcher:
@@ -238,10 +238,9 @@ def _end_with_study() -> None:
 
 
 def hash_inputs(runs: Sequence[GridRun], corpus: str) -> dict[str, str]:
-    """Folder of each run -> hash of its commands, the values of its YAMLs, the corpus and the inputs of what it needs.
+    """Folder of each run -> hash of its commands, its YAMLs' values, labels and audio of the corpus, and what it needs.
 
-    Of the corpus labels count, and names and contents of its audio. Other files that the commands name by path are not
-    read: after a change to those, delete the runs.
+    Other files that the commands name by path are not read: after a change to those, delete the runs.
     """
     of_corpus = _hash_corpus(corpus)
     paths = {name: str(find_config(name)) for run in runs for stage in run.stages for name in stage.configs}
@@ -279,11 +278,6 @@ class StudyRun:
     def path(self) -> Path:
         """The run's folder."""
         return self.root / self.run.folder
-
-    @property
-    def log(self) -> Path:
-        """Output of the run's commands."""
-        return self.path / LOG
 
     def is_complete(self) -> bool:
         """Whether the run has ended, with these inputs."""
@@ -348,10 +342,10 @@ class StudyRun:
         )
         write_json(self.path / DONE, asdict(record))
 
-    def last_line(self) -> str:
-        """The last line of the log."""
-        text = self.log.read_text(encoding="utf-8", errors="replace") if self.log.is_file() else ""
-        return text.strip().rpartition("\n")[2] or "it printed nothing"
+
+def _last_line(log: Path) -> str:
+    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    return text.strip().rpartition("\n")[2] or "it printed nothing"
 
 
 def _pretraining_scores(folder: Path) -> dict[str, float | None] | None:
