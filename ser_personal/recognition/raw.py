@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
     from ser_personal.recognition.network import EmotionNetwork
     from ser_personal.recognition.segmenters import Segmenter
+
+    # an utterance: where it is, who speaks, and its samples
+    _Piece = tuple[Segment, str | None, NDArray[np.float32]]
 
 CHUNK_SECONDS = 600.0
 # of recordings longer than that, samples
@@ -52,10 +56,9 @@ class PredictedUtterance(NamedTuple):
 
 
 class Utterances(NamedTuple):
-    """The utterances of a recording in the order of time, and the seconds of audio that they were found in."""
+    """The utterances of a recording in the order of time."""
 
     recording: Recording
-    seconds: float
     utterances: list[PredictedUtterance]
 
 
@@ -93,32 +96,34 @@ class RawRecognizer:
             return [_outcome(self._alone, recording) for recording in recordings]
         with ThreadPoolExecutor(DECODING_THREADS) as threads:
             cut = list(threads.map(partial(_outcome, lambda recording: next(self._cuts(recording))), recordings))
+        pieces = [piece for found in cut if not isinstance(found, UserError) for piece in found]
         try:
-            predicted = iter(self._predict([found for found in cut if not isinstance(found, UserError)]))
+            predicted = iter(self._predict(pieces))
         except Exception:  # noqa: BLE001  one recording caused it, which is found one by one
             return [_outcome(self._alone, recording) for recording in recordings]
-        return [found if isinstance(found, UserError) else next(predicted) for found in cut]
+        return [
+            found if isinstance(found, UserError) else Utterances(recording, list(islice(predicted, len(found))))
+            for recording, found in zip(recordings, cut, strict=True)
+        ]
 
     def _alone(self, recording: Recording) -> Utterances:
         """Raw predictions of a recording, of a long one with a block of its audio in memory.
 
         It is cut at pauses, and where speech is found by its level, that is by the level of the block.
         """
-        blocks = [found for cut in self._cuts(recording) for found in self._predict([cut])]
-        utterances = [utterance for block in blocks for utterance in block.utterances]
-        return Utterances(recording, sum(block.seconds for block in blocks), utterances)
+        return Utterances(recording, [one for pieces in self._cuts(recording) for one in self._predict(pieces)])
 
-    def _cuts(self, recording: Recording) -> Iterator[_Cut]:
+    def _cuts(self, recording: Recording) -> Iterator[list[_Piece]]:
         """The utterances of a recording: of one block after the other where it is long, else of all of it."""
         if recording.fault is not None:
             raise recording.fault
         total = recording.num_samples()
         check_turns(recording.turns or (), total)
         planned = self._planned(recording, total)
-        held, first, seconds, found = np.zeros(0, dtype=np.float32), 0, 0.0, False
+        held, first, found = np.zeros(0, dtype=np.float32), 0, False
         for block in recording.blocks(BLOCK) if _is_long(recording) else [recording.load()]:
             held = np.concatenate([held, block])
-            now, seconds = first + len(held), seconds + len(block) / SAMPLE_RATE
+            now = first + len(held)
             if planned is None:
                 speech, rest = self.segmenter(held), len(held)
                 if now < total:
@@ -128,33 +133,23 @@ class RawRecognizer:
                 ready = next((number for number, (piece, _) in enumerate(planned) if piece.end > now), len(planned))
                 cut, planned = planned[:ready], planned[ready:]
                 rest = min(planned[0][0].start - first, len(held)) if planned else len(held)
-            utterances = [(one, speaker_id, held[one.start - first : one.end - first]) for one, speaker_id in cut]
-            utterances = [utterance for utterance in utterances if not is_silent(utterance[-1])]
-            if utterances:
-                yield _Cut(recording, seconds, utterances)
-                seconds, found = 0.0, True
+            pieces = [(one, speaker_id, held[one.start - first : one.end - first]) for one, speaker_id in cut]
+            pieces = [piece for piece in pieces if not is_silent(piece[-1])]
+            if pieces:
+                yield pieces
+                found = True
             held, first = held[rest:].copy(), first + rest
         if not found:
             raise UserError("no speech was found in it", remedy="Leave it out, or give --cut windows")
 
-    def _predict(self, cuts: Sequence[_Cut]) -> list[Utterances]:
-        if not cuts:
+    def _predict(self, pieces: Sequence[_Piece]) -> list[PredictedUtterance]:
+        if not pieces:
             return []
-        utterances = [utterance for cut in cuts for utterance in cut.utterances]
-        known = [speaker_id if self.training_speakers else None for _, speaker_id, _ in utterances]
-        recognized = self.network.recognize([waveform for *_, waveform in utterances], known)
-        hashes = [int(content_hash(waveform)[:16], 16) for *_, waveform in utterances]
-        predicted = zip(recognized.pooled, recognized.predictions, hashes, strict=True)
+        known = [speaker_id if self.training_speakers else None for _, speaker_id, _ in pieces]
+        recognized = self.network.recognize([waveform for *_, waveform in pieces], known)
         return [
-            Utterances(
-                cut.recording,
-                cut.seconds,
-                [
-                    PredictedUtterance(segment, speaker_id, *values)
-                    for (segment, speaker_id, _), values in zip(cut.utterances, predicted, strict=False)
-                ],
-            )
-            for cut in cuts
+            PredictedUtterance(segment, speaker_id, pooled, prediction, int(content_hash(waveform)[:16], 16))
+            for (segment, speaker_id, waveform), pooled, prediction in zip(pieces, *recognized, strict=True)
         ]
 
     def _planned(self, recording: Recording, num_samples: int) -> list[tuple[Segment, str | None]] | None:
@@ -165,12 +160,6 @@ class RawRecognizer:
         if recording.turns is None:
             return None
         return cut_turns(recording.turns, num_samples, partial(split_evenly, max_samples=self.max_samples))
-
-
-class _Cut(NamedTuple):
-    recording: Recording
-    seconds: float
-    utterances: list[tuple[Segment, str | None, NDArray[np.float32]]]
 
 
 def _is_long(recording: Recording) -> bool:

@@ -236,7 +236,7 @@ def test_a_row_says_where_who_what_and_how_sure(bundle, with_intervals):
             PredictedUtterance(Segment(24_000, 48_000), None, np.zeros(16), np.array([second, 2.0]), 2),
         ]
         recording = Recording("talk.wav", np.zeros(0, np.float32))
-        return recognizer.rows(Utterances(recording, 3.0, utterances), {})
+        return recognizer.rows(Utterances(recording, utterances), {})
 
     first, second = rows(4.0, 6.5)
     names = [f"{attribute}_{name}" for attribute in bundle.attributes for name in ("low", "high", "raw")]
