@@ -135,8 +135,6 @@ class AttentiveStatisticsInterpreter(Interpreter):
         dropout: before each layer.
     """
 
-    smallest_variance = 1e-5
-
     def __init__(self, hidden_dims: tuple[PositiveInt, ...] = (1024,), dropout: ClosedUnitInterval = 0.5) -> None:
         super().__init__()
         self.hidden_dims = hidden_dims
@@ -163,7 +161,7 @@ class AttentiveStatisticsInterpreter(Interpreter):
         mean = (weights * frames).sum(1)
         # the mean of squares less the square of the mean, as theirs is written, loses digits
         variance = (weights * (frames - mean[:, None]).square()).sum(1)
-        hidden = torch.cat([mean, variance.clamp(min=self.smallest_variance).sqrt()], dim=1)
+        hidden = torch.cat([mean, variance.clamp(min=1e-5).sqrt()], dim=1)
         hidden = functional.dropout(hidden, self.dropout, self.training)
         for layer in self.fc:
             hidden = layer(hidden)

@@ -17,7 +17,7 @@ from ser_personal.encoder.module import DESCRIPTION, PREFIX, TRAINED_ON, read_ch
 from ser_personal.encoder.personalized import saved_encoder
 from ser_personal.errors import UserError
 from ser_personal.files import content_hash
-from ser_personal.pretrain.teachers import EncoderTeacher, Precision, run_over, unfinished_batches
+from ser_personal.pretrain.teachers import EncoderTeacher, Precision, TeacherPass, unfinished_batches
 from ser_personal.types import FeatureSource, Seed, unpack_hashes
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def cache(
         store.write(means, audio)
 
     if left:
-        run_over(data, lambda _: left, network, take, accelerator=accelerator, devices=1, precision=precision)
+        TeacherPass(data, lambda _: left, network, take).run(accelerator=accelerator, devices=1, precision=precision)
     store.finish()
     print(
         f"{out}: {len(store):,} utterances, {store.total_frames:,} frames of {source.dim} values, "

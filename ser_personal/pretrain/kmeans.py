@@ -21,7 +21,7 @@ from ser_personal.data.frame_store import PseudoLabels, PseudoLabelSource
 from ser_personal.errors import UserError
 from ser_personal.files import content_hash, gather_files, on_first_process
 from ser_personal.pretrain.codebook import Codebook, FrameSample, nearest_centroid
-from ser_personal.pretrain.teachers import MFCCTeacher, Precision, Teacher, run_over, unfinished_batches
+from ser_personal.pretrain.teachers import MFCCTeacher, Precision, Teacher, TeacherPass, unfinished_batches
 from ser_personal.types import NumClusters, Seed, Share
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def kmeans(
     else:
         frame_counts = {index: num_frames(samples_of(data.utterances[index])) for index in data.fit_indices}
         sample = FrameSample(frame_counts, sample_share, max_sampled_frames, seed)
-        trainer = run_over(data, lambda _: data.fit_batches(), teacher, sample.take, **on)
+        trainer = TeacherPass(data, lambda _: data.fit_batches(), teacher, sample.take).run(**on)
         if trainer.world_size > 1:
             gather_files(trainer, out, sample.save, lambda paths: sample.merge(paths[1:]))
 
@@ -185,7 +185,7 @@ def _write_pseudo_labels(
     def left(trainer: Trainer) -> list[list[int]]:
         return on_first_process(trainer, lambda: unfinished_batches(data, store))
 
-    trainer = run_over(data, left, teacher, take, **on)
+    trainer = TeacherPass(data, left, teacher, take).run(**on)
     trainer.strategy.barrier("pseudo-labels written")
     expected = [utterance_ids[index] for index in data.pseudo_label_indices]
     on_first_process(trainer, lambda: PseudoLabels.create(out, source).finish(expected))

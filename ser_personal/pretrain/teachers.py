@@ -114,39 +114,13 @@ def unfinished_batches(data: AllUtterancesDataModule, store: FrameStore[Any]) ->
     return [batch for batch in batches if not all(utterances[index].utterance_id in store for index in batch)]
 
 
-def run_over(
-    data: AllUtterancesDataModule,
-    batches: Callable[[Trainer], list[list[int]]],
-    teacher: nn.Module,
-    take: Callable[[dict[int, Tensor]], None],
-    **devices: Any,
-) -> Trainer:
-    """Run a teacher over audio, by Lightning with its arguments `accelerator`, `devices` and so on.
+class TeacherPass(LightningModule):
+    """A teacher's pass over audio, by Lightning.
 
     `batches` gives all batches, the same on every process, which takes its share of them; `take` uses the real frames
     (frames, dim) of a batch's utterances, by their positions in `data.utterances`.
     """
-    try:
-        trainer = Trainer(
-            callbacks=[RichProgressBar()],
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            **devices,
-        )
-    except (MisconfigurationException, ValueError, RuntimeError, ModuleNotFoundError) as error:
-        raise UserError(
-            str(error).rstrip(".!"),
-            where=", ".join(f"{name} {value}" for name, value in devices.items()),
-            remedy="Leave them out for one device of this machine, at full precision",
-        ) from error
-    refuse_other_tasks(trainer)
-    trainer.predict(_Pass(data, batches, teacher, take), return_predictions=False)
-    return trainer
 
-
-class _Pass(LightningModule):
     # a process may find nothing left to do
     allow_zero_length_dataloader_with_multiple_devices = True
 
@@ -159,6 +133,22 @@ class _Pass(LightningModule):
     ) -> None:
         super().__init__()
         self.data, self.batches, self.teacher, self.take = data, batches, teacher, take
+
+    def run(self, **devices: Any) -> Trainer:
+        """Run it on Lightning's `accelerator`, `devices` and so on."""
+        names = ("logger", "enable_checkpointing", "enable_model_summary", "use_distributed_sampler")
+        off: dict[str, Any] = dict.fromkeys(names, False)
+        try:
+            trainer = Trainer(callbacks=[RichProgressBar()], **off, **devices)
+        except (MisconfigurationException, ValueError, RuntimeError, ModuleNotFoundError) as error:
+            raise UserError(
+                str(error).rstrip(".!"),
+                where=", ".join(f"{name} {value}" for name, value in devices.items()),
+                remedy="Leave them out for one device of this machine, at full precision",
+            ) from error
+        refuse_other_tasks(trainer)
+        trainer.predict(self, return_predictions=False)
+        return trainer
 
     @override
     def predict_dataloader(self) -> SpeechLoader[SpeechBatch]:

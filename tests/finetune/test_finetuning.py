@@ -122,10 +122,8 @@ def test_under_autocast_the_encoder_alone_is_in_half_precision(data):
 
 
 def test_all_weights_are_the_checkpoints(data, finetuned_checkpoint):
-    trained = torch.load(finetuned_checkpoint, weights_only=True)
     module = build(finetuning(initial_checkpoint=str(finetuned_checkpoint), loss=MSELoss()), data)
-    assert_same(module.state_dict(), trained["state_dict"])
-    assert module.personalized.describe() == trained["personalized_encoder"]
+    assert_same(module.state_dict(), torch.load(finetuned_checkpoint, weights_only=True)["state_dict"])
 
 
 def test_what_can_not_be_built(data, papt_checkpoint, finetuned_checkpoint, tmp_path):

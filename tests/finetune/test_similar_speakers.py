@@ -77,14 +77,10 @@ def test_an_epoch_is_what_the_strategy_says(synthetic_corpus):
     data = emotion_data(synthetic_corpus, speaker_selection=SimilarSpeakers("oversampling", speakers=2, dim=4))
     chosen = data.selected_speakers.chosen
     assert set(chosen) == {data.utterances[i].speaker_id for i in data.split_indices("test1")}
-    assert all(len(set(nearest)) == 2 and set(nearest) <= set(data.train_speaker_ids) for nearest in chosen.values())
     votes = {id_: sum(id_ in nearest for nearest in chosen.values()) for id_ in data.train_speaker_ids}
-    batches = list(data.train_dataloader())
-    indices = [index for batch in batches for index in batch["indices"].tolist()]
-    assert [indices.count(i) for i in data.train_indices] == [
-        votes[data.utterances[i].speaker_id] for i in data.train_indices
-    ]
-    assert all("weights" not in batch for batch in batches)
+    indices = [index for batch in data.train_dataloader() for index in batch["indices"].tolist()]
+    for index in data.train_indices:
+        assert indices.count(index) == votes[data.utterances[index].speaker_id]
 
 
 def test_no_label_is_read_and_somebody_is_needed_to_choose_for(synthetic_corpus, relabelled):
@@ -100,12 +96,10 @@ def test_no_label_is_read_and_somebody_is_needed_to_choose_for(synthetic_corpus,
 
 
 def test_the_command_line_adapts_a_fine_tuned_model_alone(synthetic_corpus, finetuned_checkpoint, tmp_path, capsys):
-    arguments = [*configs("finetune.yaml", "tiny/finetune.yaml"), "--data.corpus", synthetic_corpus]
-    adapted = [*arguments, *configs("similar_speakers.yaml", "cost.yaml"), *trainer_flags(tmp_path)]
+    recipe = configs("finetune.yaml", "tiny/finetune.yaml", "similar_speakers.yaml", "cost.yaml")
+    adapted = [*recipe, "--data.corpus", synthetic_corpus, *trainer_flags(tmp_path)]
     assert ser("fit", *adapted) == 2
-    message = "--data.speaker_selection: adapts a fine-tuned model, and there is none. Give --model"
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "adapted.ckpt").exists()
+    assert "--data.speaker_selection: adapts a fine-tuned model, and there is none" in capsys.readouterr().err
     adapted += ["--model.initial_checkpoint", finetuned_checkpoint, "--model.attributes", "[arousal,valence]"]
     options = ["--data.speaker_selection.strategy", "weighting", "--data.speaker_selection.speakers", "3"]
     cli = stage("fit", *adapted, *options)
