@@ -49,11 +49,9 @@ def test_channels_that_do_not_fit(call, conversation, bundle_folder, tmp_path, c
     for name in ("call", "elsewhere", "alone", "nameless"):
         soundfile.write(folder / f"{name}.wav", both, rate, subtype="FLOAT")
     soundfile.write(folder / "mono.wav", both[:, 0], rate, subtype="FLOAT")
-    (folder / "broken.wav").write_bytes(b"nothing")
     lines = rttm_of_channels(turns) + rttm_of_channels(turns[::2], "alone") + rttm(conversation[0], "mono")
     lines += rttm_of_channels([turn._replace(channel=turn.channel + 1) for turn in turns], "elsewhere")
-    (tmp_path / "calls.rttm").write_text(lines + rttm_of_channels(turns, "broken"))
-
+    (tmp_path / "calls.rttm").write_text(lines)
     flags = ("--segments", tmp_path / "calls.rttm", "--channel", "each")
     assert len(annotated(bundle_folder, tmp_path, folder, *flags, code=1)) == 6
     found = reasons_in(tmp_path)
@@ -62,7 +60,6 @@ def test_channels_that_do_not_fit(call, conversation, bundle_folder, tmp_path, c
         ("elsewhere", "aren't on its channels 1 to 2, but on 2, 3. "),
         ("nameless", "has no turns in"),
         ("mono", "has one channel"),
-        ("broken", "can't be decoded"),
     ):
         assert what in found[name]
     recognizer = EmotionRecognizer.from_pretrained(bundle_folder, device="cpu")

@@ -147,15 +147,10 @@ BAD = {
     "no deviation": (changed({**ODYSSEY_CONFIG, "std": 0}, ODYSSEY), "have mean -0.0002 and standard deviation 0"),
     "another rate": (changed({**ODYSSEY_CONFIG, "sampling_rate": 8000}, ODYSSEY), "at 8000 Hz, not 16000"),
     "nothing": (lambda folder: folder.mkdir(), "lack or misspell something"),
-    "no weights": (
-        lambda folder: (write_dense(folder) / "model.safetensors").unlink(),
-        "has neither model.safetensors nor pytorch_model.bin",
-    ),
     "half a file": (
         lambda folder: os.truncate(write_dense(folder) / "model.safetensors", 1000),
         "isn't complete safetensors",
     ),
-    "a list for a config": (lambda folder: (write_dense(folder) / "config.json").write_text("[]"), "lack or misspell"),
 }
 
 
