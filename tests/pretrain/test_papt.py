@@ -29,7 +29,7 @@ def build(module, data):
     """The module as a fit begins it, but with speaker embeddings that aren't zero."""
     torch.manual_seed(0)
     module.build(data)
-    if module.personalized.speakers.fc is not None:
+    if module.personalized.speakers.ids:
         torch.nn.init.normal_(module.personalized.speakers.fc.weight)
     return module
 
