@@ -107,7 +107,7 @@ def lengths_of(paths: Iterable[Path], label_file: Path) -> dict[Path, int]:
     """Count the samples at 16 kHz of audio files, by their headers; unreadable ones are left out.
 
     265,000 headers take minutes, on every rank of every command. So lengths are cached by path, size and time of change
-    in the user's cache folder ($XDG_CACHE_HOME or ~/.cache), a file per corpus, where there are many.
+    in the user's cache folder, a file per corpus, where there are many.
     """
     unique = list(dict.fromkeys(paths))
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ser_personal"
@@ -174,7 +174,7 @@ def audio_path(folder: Path, cell: str, where: object, *, anywhere: bool = False
 
     Args:
         folder: that paths are relative to.
-        cell: the path as the table has it, with slashes or, on Windows, backslashes, in any of Unicode's forms.
+        cell: the path as the table has it, with slashes or backslashes.
         where: what an error calls the row.
         anywhere: accept absolute paths to elsewhere and those through `..`.
     """

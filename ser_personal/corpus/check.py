@@ -50,10 +50,7 @@ DUPLICATE_ID = Kind("utterance id listed more than once", fatal=True)
 LABEL_OUTSIDE = Kind("label outside the scale", fatal=True)
 LABEL_MISSING = Kind("label missing")
 NO_LABEL = Kind("split without any label: enough for pre-training, not for fine-tuning")
-NO_SPEAKER = Kind(
-    "split without a known speaker: PAPT learns no speaker from it, and training leaves it out unless "
-    "data.known_speakers_only is false"
-)
+NO_SPEAKER = Kind("split without a known speaker: training leaves it out unless data.known_speakers_only is false")
 SHARED_SPEAKER = Kind("speaker in train and in another split", fatal=True)
 VALIDATION_SPEAKER = Kind("speaker in validation and in a test set: the checkpoint is chosen on it")
 CROPPED = Kind(f"audio longer than {CROPPED_ABOVE / SAMPLE_RATE:g} s: training crops it")
@@ -224,17 +221,16 @@ def _same_sounds(utterances: Sequence[Utterance], sounds: Sequence[Sound]) -> It
 
 
 def _overlapping(utterances: Sequence[Utterance]) -> Iterator[Problem]:
-    """Find parts of a recording that are in train and in another split, where at least one has a segment of it."""
+    """Find parts of a recording that are in train and in another split."""
     of_path = defaultdict(list)
     for utterance in utterances:
         of_path[utterance.path].append((utterance.start or 0.0, utterance))
     for path, segments in of_path.items():
         last: dict[bool, tuple[float, Utterance]] = {}
-        for start, each in sorted(segments, key=lambda segment: (segment[0], segment[1].start is not None)):
+        for start, each in sorted(segments, key=lambda segment: segment[0]):
             trains = each.split == "train"
             end, other = last.get(not trains, (0.0, each))
-            both_whole = each.start is None and other.start is None
-            if end - start > OVERLAP and not both_whole:
+            if end - start > OVERLAP:
                 names = [f"{utterance.utterance_id} in {utterance.split}" for utterance in (other, each)]
                 yield Problem(LEAKED_AUDIO, str(path), ", ".join(names))
             last[trains] = max(last.get(trains, (0.0, each)), (start + each.seconds, each), key=lambda ended: ended[0])

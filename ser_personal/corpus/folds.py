@@ -49,16 +49,12 @@ def leave_speakers_out(
         what = f"{folds} folds with {validation_folds} for validation leave one of the three sets empty"
         raise UserError(what, where="folds", remedy="Ask for a validation fold, and for two folds more than those")
     fold_of = _deal(utterances, folds, seed)
+    known = [utterance for utterance in utterances if utterance.speaker_id is not None]
     assignments = []
     for tested in range(folds):
         names = {(tested + ahead) % folds: "validation" for ahead in range(1, validation_folds + 1)} | {tested: "test1"}
-        assignments.append(
-            SpeakerSplits.from_utterances(
-                replace(utterance, split=names.get(fold_of[utterance.speaker_id], "train"))
-                for utterance in utterances
-                if utterance.speaker_id is not None
-            )
-        )
+        renamed = [replace(each, split=names.get(fold_of[each.speaker_id], "train")) for each in known]
+        assignments.append(SpeakerSplits.from_utterances(renamed))
     return assignments
 
 
@@ -130,15 +126,12 @@ def personalization_gap(
     """Make speaker-dependent and speaker-independent corpora over numbers of training speakers (paper, section 2.1).
 
     The paper says that both sides have the same test speakers, disjoint utterances and equal training size. The rest is
-    our reading of it. The evaluation speakers are the test set's with the most utterances. The first part of each one's
-    utterances, in the order of their ids so that neighbours of one recording stay together, may be trained on; the rest
-    is the test set of every corpus. For n training speakers, the independent side takes the first n of the shuffled
-    training speakers; the dependent side takes the evaluation speakers and the first of those others, n in all. The
-    larger side is then thinned by chance to the smaller one's number of utterances, each speaker keeping one at least.
-    Larger sets contain the speakers of smaller ones, and the validation set is the corpus's own.
-
-    Equal utterances, in any order, and an equal seed give equal corpora. Unknown speakers and utterances without any
-    label are left out.
+    our reading of it. The first part of each evaluation speaker's utterances, in the order of their ids so that
+    neighbours of one recording stay together, may be trained on; the rest is the test set of every corpus. For n
+    training speakers, the independent side takes the first n of the shuffled training speakers; the dependent side
+    takes the evaluation speakers and the first of those others, n in all. The larger side is then thinned by chance to
+    the smaller one's number of utterances, each speaker keeping one at least. Unknown speakers and utterances without
+    any label are left out.
 
     Args:
         utterances: of the whole corpus.

@@ -13,7 +13,7 @@ from ser_personal.audio import by_numbers
 from ser_personal.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from ser_personal.types import Utterance
 
@@ -47,17 +47,12 @@ def canonical_splits(names: Iterable[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class SpeakerSplits:
-    """A corpus's splits, none of which shares speakers with training unless allowed.
-
-    Attributes:
-        test: name -> utterances, of all other splits.
-        allow_overlap: canonical names of splits that may share speakers with training.
-    """
+    """A corpus's splits, none of which shares speakers with training unless allowed."""
 
     train: tuple[Utterance, ...]
     validation: tuple[Utterance, ...]
-    test: dict[str, tuple[Utterance, ...]]
-    allow_overlap: tuple[str, ...] = ()
+    test: dict[str, tuple[Utterance, ...]]  # name -> utterances, of all other splits
+    allow_overlap: tuple[str, ...] = ()  # canonical names of splits that may share speakers with training
 
     def __post_init__(self) -> None:
         for name, speakers in shared_speakers(self.sets).items():
@@ -118,7 +113,11 @@ def cut_adaptation(utterances: Sequence[Utterance], name: str, seconds: float = 
     for utterance in in_order_of_ids(sets[name]):
         if utterance.speaker_id is not None and not isnan(utterance.seconds):
             of_speaker[utterance.speaker_id].append(utterance)
-    adaptation = {id_ for speaker in of_speaker.values() for id_ in _first_seconds(speaker, seconds)}
+    adaptation = set()
+    for own in of_speaker.values():
+        totals = list(accumulate(utterance.seconds for utterance in own))
+        room = min(seconds, totals[-1] / 2)
+        adaptation |= {each.utterance_id for each, total in zip(own, totals, strict=True) if total <= room}
     if not adaptation:
         what = f"can't be cut: no speaker's first utterance fits in {seconds:g} s and in half of the speaker's audio"
         remedy = "Leave cut_test out, or name a split of known speakers with several utterances each"
@@ -131,15 +130,8 @@ def cut_adaptation(utterances: Sequence[Utterance], name: str, seconds: float = 
     return [renamed(utterance) for utterance in utterances]
 
 
-def _first_seconds(utterances: Sequence[Utterance], seconds: float) -> list[str]:
-    totals = list(accumulate(utterance.seconds for utterance in utterances))
-    room = min(seconds, totals[-1] / 2)
-    return [utterance.utterance_id for utterance, total in zip(utterances, totals, strict=True) if total <= room]
-
-
-def require_split(name: str, existing: Iterable[str]) -> None:
+def require_split(name: str, existing: Collection[str]) -> None:
     """Refuse a split that a corpus doesn't have."""
-    existing = list(existing)
     if name not in existing:
         raise UserError("no such split", where=f"split {name}", remedy=f"Choose among {', '.join(existing)}")
 

@@ -209,27 +209,23 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
         if not indices:
             what = "no utterance is left to use"
             remedy = "See what `ser check CORPUS` lists; data.known_speakers_only=false keeps unknown speakers"
-            raise UserError(what, where=f"split {', '.join(splits)}" if splits else "splits", remedy=remedy)
+            raise UserError(what, where=f"split {', '.join(splits) or 'test'}", remedy=remedy)
         return indices
 
     def _select(self, split: str) -> list[int]:
-        sets = self.corpus.splits.sets
-        require_split(split, sets)
-        known = [u for u in sets[split] if u.speaker_id is not None or not self.known_speakers_only]
-        self.refuse_unusable(known, split)
-        reasons = {utterance.utterance_id: self.exclusion_reason(utterance) for utterance in known}
-        used = [self._position[id_] for id_, reason in reasons.items() if reason is None]
+        require_split(split, self.corpus.splits.sets)
+        own = {i: utterance for i, utterance in enumerate(self.utterances) if utterance.split == split}
+        known = {i: u for i, u in own.items() if u.speaker_id is not None or not self.known_speakers_only}
+        self.refuse_unusable(list(known.values()), split)
+        reasons = {i: self.exclusion_reason(utterance) for i, utterance in known.items()}
+        used = [i for i, reason in reasons.items() if reason is None]
         dropped = Counter(reason for reason in reasons.values() if reason is not None)
-        if unknown := len(sets[split]) - len(known):
+        if unknown := len(own) - len(known):
             dropped["unknown speaker"] = unknown
         if dropped:
             listed = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
             rank_zero_info(f"{split}: {len(used)} utterances used; left out: {listed}")
         return used
-
-    @cached_property
-    def _position(self) -> dict[str, int]:
-        return {utterance.utterance_id: i for i, utterance in enumerate(self.utterances)}
 
     @override
     def train_dataloader(self) -> SpeechLoader[Batch]:
@@ -287,7 +283,6 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
 
     @cached_property
     def _train_set(self) -> str:
-        # no loader is made: in the middle of an epoch its check would count the workers' own batches
         indices = sorted(chain(*self._sampler(self.epoch_indices, shuffle=True).plan(epoch=0)))
         return content_hash(*chain(*(self.fingerprint_fields(self.utterances[i]) for i in indices)))
 

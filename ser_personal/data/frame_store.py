@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -212,10 +213,9 @@ class FrameStore(ABC, Generic[Source]):
         path = folder / META
         if not path.exists():
             return None
-        try:
+        meta = None
+        with suppress(ValueError, RecursionError):
             meta = json.loads(path.read_text())
-        except (ValueError, RecursionError) as error:
-            raise cls._damaged("isn't valid JSON", path) from error
         if not isinstance(meta, dict) or meta.get("format_version") != FORMAT_VERSION:
             remedy = f"Write them into a new folder with this version's {cls.command}"
             raise UserError(f"these are not {cls.contents} of format {FORMAT_VERSION}", where=folder, remedy=remedy)

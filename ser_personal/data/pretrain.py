@@ -8,7 +8,6 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse.typing import NonNegativeInt, OpenUnitInterval
-from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
 from ser_personal.audio import HOP, SAMPLE_RATE, WINDOW
@@ -116,12 +115,7 @@ class PretrainDataModule(SpeechDataModule[PretrainBatch]):
         existing = [name for name in self.unseen_splits if self.corpus.splits.sets.get(name) != ()]
         indices = [index for split in existing for index in self.split_indices(split)]
         seen_speakers = {self.utterances[i].speaker_id for i in self.indices_of(self.splits)} - {None}
-        unseen = [index for index in indices if self.utterances[index].speaker_id not in seen_speakers]
-        if len(unseen) < len(indices):
-            rank_zero_info(
-                f"unseen speakers: left out {len(indices) - len(unseen)} utterances of pre-training speakers"
-            )
-        return unseen
+        return [index for index in indices if self.utterances[index].speaker_id not in seen_speakers]
 
     @cached_property
     @override

@@ -127,11 +127,7 @@ class BucketBatchSampler(GivenBatches):
 
 
 def batch_sizes(num_samples: NDArray[np.number], budget: int, max_batch: int | None = None) -> list[int]:
-    """Cut a list of lengths, longest first, into batches.
-
-    Padding counts in the budget, in samples. If the last batch would be smaller than the one before, the two
-    are evened out.
-    """
+    """Cut lengths, longest first, into batches within a budget of padded samples, the last two evened out."""
     sizes: list[int] = []
     start = 0
     while start < len(num_samples):
@@ -152,9 +148,6 @@ class SpeechLoader(Generic[Batch]):
 
     Not a DataLoader, so that Lightning never rebuilds it around a sampler of its own. Lightning sets the epoch through
     `batch_sampler`, and saves and restores the position inside an epoch through `state_dict`.
-
-    Raises:
-        UserError: while iterating, what a dataset raised in any process.
     """
 
     def __init__(

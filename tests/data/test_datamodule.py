@@ -87,7 +87,7 @@ def test_mistakes_in_the_arguments(corpus, pseudo_labels_folder):
     refused("none can be held out", pretrain(corpus, pseudo_labels_folder, splits=["test2"]).setup, "fit")
     untested = CSVCorpus(str(corpus.label_file))
     untested.utterances = [each for each in corpus.utterances if not each.split.startswith("test")]
-    refused("no test set", EmotionDataModule(untested).setup, "test")
+    refused("split test: no utterance is left to use", EmotionDataModule(untested).setup, "test")
     small = EmotionDataModule(corpus, num_workers=0, batch_seconds=1.7)
     refused("a training batch would be a single utterance", small.setup, "fit")
     small.setup("test")
