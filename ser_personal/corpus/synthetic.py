@@ -22,7 +22,7 @@ sizes share their utterances, though a speaker may be in another split.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from multiprocessing.pool import ThreadPool
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -163,7 +163,6 @@ def _unit_directions(rng: Generator) -> NDArray[np.float64]:
     return directions / np.sqrt(variance)[:, None]
 
 
-THREADS = 2  # that synthesise at once; more wait for one another
 LABEL_COLUMNS = ("FileName", "EmoClass", "EmoAct", "EmoVal", "EmoDom", "SpkrID", "Gender", "Split_Set")
 EMOTIONS = {"A": (5, 2.5), "H": (5, 5.5), "S": (2.5, 2.5), "N": (3.5, 4)}  # arousal and valence, label points
 
@@ -200,19 +199,16 @@ def synth(
     population = Population(_rng(seed))
     people = {number: population.speaker(number, _rng(seed, number)) for number in range(1, speakers + 1)}
 
-    def say(pair: tuple[int, int]) -> tuple[object, ...]:
-        number, utterance = pair
+    rows = []
+    for number, utterance in track([*product(people, range(1, utterances + 1))], description="Synthesising"):
         rng, speaker = _rng(seed, number, utterance), people[number]
         drawn = speaker.draw_labels(rng)
         num_samples = round(rng.uniform(min_seconds, max_seconds) * SAMPLE_RATE)
         waveform = speak(speaker.deliver(drawn, rng), num_samples, rng)
         name = f"MSP-PODCAST_{number:04}_{utterance:04}.wav"
         soundfile.write(audio / name, _pcm16(waveform), SAMPLE_RATE, subtype="PCM_16")
-        return name, _emotion(drawn), *drawn.tolist(), number, speaker.gender, _split(number, speakers)
-
-    pairs = [(number, utterance) for number in people for utterance in range(1, utterances + 1)]
-    with ThreadPool(THREADS) as threads:
-        rows = list(track(threads.imap(say, pairs), description="Synthesising", total=len(pairs)))
+        row = (name, _emotion(drawn), *drawn.tolist(), number, speaker.gender, _split(number, speakers))
+        rows.append(row)
     write_rows(labels / "labels_consensus.csv", LABEL_COLUMNS, rows)
 
 

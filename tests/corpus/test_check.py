@@ -2,7 +2,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pytest
 import soundfile
 from garbage import refused
 from rich.console import Console
@@ -127,12 +126,8 @@ def test_a_line_a_kind_with_the_first_names(table, wav, tmp_path, capsys):
 
 
 def test_the_usable_part_is_written_and_trains(table, tmp_path):
-    bad = [
-        ["gone.wav", "s", "train", 1],
-        ["9.wav", "NA", "train", 9],
-        ["d.wav", "v", "test", 2],
-        ["d.flac", "v", "test", 2],
-    ]
+    twice = [["d.wav", "v", "test", 2], ["d.flac", "v", "test", 2]]
+    bad = [["gone.wav", "s", "train", 1], ["9.wav", "NA", "train", 9], *twice]
     path = table(COLUMNS, *GOOD, *bad, ["sub/e.wav", "None", "train", 5], ["f.wav", "w", "test", ""])
     (tmp_path / "gone.wav").unlink()
     for clean in (tmp_path / "clean.csv", tmp_path / "elsewhere" / "clean.csv"):
@@ -153,10 +148,6 @@ def test_the_usable_part_is_written_and_trains(table, tmp_path):
         assert data.train_speaker_ids == ["None", "s"]
 
 
-def test_another_ending_is_refused_before_anything_is_read(tmp_path):
-    refused(r"/clean\.xlsx: .*ends in \.csv", check, "nowhere.csv", write=str(tmp_path / "clean.xlsx"))
-
-
 def test_what_only_the_user_can_decide_is_left_and_still_an_error(table, tmp_path, capsys):
     path = table(COLUMNS, *GOOD, ["d.wav", "s", "test", 2], ["gone.wav", "t", "train", 1])
     (tmp_path / "gone.wav").unlink()
@@ -164,15 +155,14 @@ def test_what_only_the_user_can_decide_is_left_and_still_an_error(table, tmp_pat
     assert capsys.readouterr().out.splitlines()[-1] == "error: speaker in train and in another split (1): s (test1)"
 
 
-@pytest.mark.parametrize("written", ["clean.csv", "clean.problems.csv"])
-def test_files_are_replaced_only_where_asked(table, tmp_path, written):
+def test_files_are_replaced_only_where_asked(table, tmp_path):
     path, clean = table(COLUMNS, *GOOD), str(tmp_path / "clean.csv")
-    (tmp_path / written).write_text("mine")
-    line = f"{written}: exists already. Give another name, or replace it with --replace"
-    refused(line, check, path, write=clean)
-    assert (tmp_path / written).read_text() == "mine"
+    refused("no utterance is usable", check, table(COLUMNS, ["a.wav", "s", "train", 9]), write=clean)
+    refused(r"/clean\.xlsx: .*ends in \.csv", check, path, write=str(tmp_path / "clean.xlsx"))
+    for written in ("clean.problems.csv", "clean.csv"):
+        (tmp_path / written).write_text("mine")
+        refused(f"{written}: exists already", check, path, write=clean)
+        assert (tmp_path / written).read_text() == "mine"
+    table(COLUMNS, *GOOD)
     assert check(path, write=clean, replace=True) == 0
-    assert (tmp_path / written).read_text() != "mine"
-    (tmp_path / "clean.csv").unlink()
-    refused("no utterance is usable", check, table(COLUMNS, ["a.wav", "s", "train", 9]), write=clean, replace=True)
-    assert not (tmp_path / "clean.csv").exists()
+    assert (tmp_path / "clean.csv").read_text() != "mine"

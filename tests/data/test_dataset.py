@@ -50,9 +50,7 @@ def test_a_segment_from_half_a_sample_on_ends_with_its_file(tmp_path):
 
 def test_crops_start_on_frames_everywhere_they_fit():
     utterance = Utterance("u", Path("u.wav"), "train", seconds=(10_000 + 3 * 320 + 50) / 16_000)
-    starts = [[crop_start(utterance, 10_000, seed=seed, epoch=epoch) for epoch in range(100)] for seed in (0, 0, 1)]
-    assert set(starts[0]) == {0, 320, 640, 960}
-    assert starts[0] == starts[1] != starts[2]
+    assert {crop_start(utterance, 10_000, seed=0, epoch=epoch) for epoch in range(100)} == {0, 320, 640, 960}
 
 
 def test_fine_tuning_keeps_the_last_samples_and_missing_labels_are_nan(corpus):
@@ -83,16 +81,12 @@ def test_batch_is_padded_at_the_end(corpus, pseudo_labels_folder):
         assert (batch["pseudo_labels"][row, frames:] == -100).all()
 
 
-def test_audio_shorter_than_its_header_said(corpus):
-    longer = replace(corpus.utterances[0], seconds=corpus.utterances[0].seconds + 0.001)
-    examples = WholeUtterances([longer], max_samples=250_000)
-    refused(r"u00\.wav: audio ends 16 samples before", examples.__getitem__, ExampleKey(0))
-
-
-def test_pseudo_labels_of_another_corpus_or_version(corpus, pseudo_labels_folder):
+def test_pseudo_labels_and_audio_of_another_version(corpus, pseudo_labels_folder):
     labels = PseudoLabels.load(pseudo_labels_folder)
     labels.check(corpus.utterances)
     other = [*corpus.utterances, replace(corpus.utterances[0], utterance_id="new")]
     refused(r"no pseudo-labels of 1 of 35 utterances, new the first.*ser kmeans", labels.check, other)
     longer = replace(corpus.utterances[0], seconds=corpus.utterances[0].seconds + 0.02)
     refused("24 pseudo-labels for the 25 frames of u00", labels.check, [longer])
+    examples = WholeUtterances([longer], max_samples=250_000)
+    refused(r"u00\.wav: audio ends 320 samples before", examples.__getitem__, ExampleKey(0))
