@@ -87,7 +87,7 @@ OF_CODEBOOK = [
 ]
 OF_LABELS = [
     ("pseudo-labels of the future", "not pseudo-labels of format 5", labels("meta.json", edited(format_version=9))),
-    ("pseudo-labels with half a description", "meta.json: pseudo-labels are damaged", labels("meta.json", cut)),
+    ("pseudo-labels with half a description", "are not pseudo-labels of format", labels("meta.json", cut)),
     ("pseudo-labels without a batch", r"\d+ of \d+ utterances are there", labels("batch-*", Path.unlink)),
 ]
 OF_BUNDLE = [
