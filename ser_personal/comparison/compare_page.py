@@ -221,11 +221,15 @@ def latex(sets: Sequence[ComparedSet], baseline: str) -> str:
     return f"% differences in A-CCC to {baseline}, paired, 95 % intervals over speakers\n{text}"
 
 
+def _loss(row: ComparedRow) -> float:
+    return -(row.gains or {})["average_ccc"].value
+
+
 def draw_forest(sets: Sequence[ComparedSet], baseline: str, path: Path) -> None:
-    """Draw what each row of the summary gains in A-CCC over the baseline."""
+    """Draw what each row of the summary gains in A-CCC over the baseline, the greatest gain first."""
     from matplotlib.figure import Figure
 
-    rows_of = [[row for row in summary(compared) if row.gains is not None] for compared in sets]
+    rows_of = [sorted((row for row in summary(compared) if row.gains), key=_loss) for compared in sets]
     heights = [1.0 + 0.3 * max(len(rows), 1) for rows in rows_of]
     with style():
         figure = Figure(figsize=(6.5, sum(heights)), layout="constrained", dpi=150)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from filelock import FileLock, Timeout
 
-from ser_personal.arguments import find_config, read_configs
+from ser_personal.arguments import find_config, read_configs, values_of
 from ser_personal.comparison.compare import compare
 from ser_personal.comparison.runs import (
     DONE,
@@ -47,6 +47,8 @@ INPUTS, LOG, LOCK, MEASURED = "inputs.json", "log.txt", ".lock", "process.json"
 PRELOADED = ["ser_personal.stages.stage_cli"]
 # commands that resume from their own output
 RESUMABLE = {"kmeans", "cache"}
+# what makes a step's batch
+_BATCH = ("data.max_batch", "data.batch_seconds", "trainer.accumulate_grad_batches", "trainer.devices")
 
 
 def study(out: str, *, replace: bool = False, **settings: Any) -> int:
@@ -67,6 +69,8 @@ def study(out: str, *, replace: bool = False, **settings: Any) -> int:
     root = Path(out).absolute()
     runs = expand(grid)
     hashes = hash_inputs(runs, grid.corpus)
+    for note in unequal_batches(runs):
+        print(f"ser study: {note}", file=sys.stderr)
     folders = [StudyRun(root, run, hashes[run.folder]) for run in runs]
     with locked(root):
         if not replace:
@@ -243,18 +247,54 @@ def hash_inputs(runs: Sequence[GridRun], corpus: str) -> dict[str, str]:
     Other files that the commands name by path are not read: after a change to those, delete the runs.
     """
     of_corpus = _hash_corpus(corpus)
-    paths = {name: str(find_config(name)) for run in runs for stage in run.stages for name in stage.configs}
-    contents = read_configs([word for path in paths.values() for word in ("--config", path)])
+    contents = _config_contents(runs)
     hashes: dict[str, str] = {}
     for run in runs:
         content = {
             "argv": [stage.argv for stage in run.stages],
-            "configs": [contents[paths[name]] for stage in run.stages for name in stage.configs],
+            "configs": [contents[name] for stage in run.stages for name in stage.configs],
             "corpus": of_corpus,
             "needs": [hashes[folder] for folder in run.needs],
         }
         hashes[run.folder] = content_hash(json.dumps(content, default=str))
     return hashes
+
+
+def _config_contents(runs: Sequence[GridRun]) -> dict[str, dict[str, Any]]:
+    """Config's name -> content."""
+    paths = {name: str(find_config(name)) for run in runs for stage in run.stages for name in stage.configs}
+    contents = read_configs([word for path in paths.values() for word in ("--config", path)])
+    return {name: contents[path] for name, path in paths.items()}
+
+
+def unequal_batches(runs: Sequence[GridRun]) -> list[str]:
+    """A line for each kind of model whose fits don't all see the same batch: their scores differ by that as well."""
+    contents = _config_contents(runs)
+    found: dict[object, dict[str, dict[str, None]]] = {}
+    for run in runs:
+        for stage in run.stages:
+            if stage.name == "fit":
+                kind, *values = (_setting(stage, name, contents) for name in ("model.class_path", *_BATCH))
+                given = (f"{name} {value}" for name, value in zip(_BATCH, values, strict=True) if value is not None)
+                found.setdefault(kind, {}).setdefault(", ".join(given), {})[run.name] = None
+    return [
+        f"{kind}: recipes differ in their batches, too, and scores with them: "
+        + "; ".join(f"{', '.join(names)} with {batch}" for batch, names in batches.items())
+        for kind, batches in found.items()
+        if len(batches) > 1
+    ]
+
+
+def _setting(stage: Stage, name: str, contents: Mapping[str, object]) -> object:
+    """What a stage's last config, or a flag behind it, says of an argument; None where none does."""
+    value: object = None
+    for config in stage.configs:
+        at: object = contents[config]
+        for key in name.split("."):
+            inside = at if isinstance(at, dict) else {}
+            at = inside.get(key, inside.get("init_args", {}).get(key))
+        value = value if at is None else at
+    return next(reversed(values_of([f"--{name}"], stage.argv)), value)
 
 
 def _hash_corpus(path: str) -> str:

@@ -6,7 +6,7 @@ from garbage import refused
 
 from ser_personal.arguments import parse
 from ser_personal.study.grid import PersonalizationGap, Preparation, Recipe, Study, expand
-from ser_personal.study.runner import hash_inputs, study
+from ser_personal.study.runner import hash_inputs, study, unequal_batches
 
 SYNTH = Preparation("synth", "synth", arguments={"speakers": 8})
 LABELS = Preparation("labels", "kmeans", ["kmeans.yaml"], {"data.corpus": "{corpus}"})
@@ -159,3 +159,19 @@ def test_the_shipped_studies_expand(path, monkeypatch):
     study = read(path)
     runs = expand(study)
     assert hash_inputs(runs, study.corpus)
+
+
+def test_recipes_of_unequal_batches_are_named(monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    configs = ["configs/finetune.yaml", "configs/tiny/finetune.yaml"]
+    recipes = (
+        Recipe("one", configs),
+        Recipe("two", configs, {"data.num_workers": 1}),
+        Recipe("three", configs, {"data.max_batch": 64}),
+        Recipe("four", configs, fit_arguments={"trainer.accumulate_grad_batches": 2}),
+    )
+    (line,) = unequal_batches(expand(Study("corpus", recipes)))
+    assert line.startswith("EmotionFineTuning: recipes differ in their batches, too, and scores with them: ")
+    assert ": one, two with data.max_batch 32, trainer.devices 1; three with data.max_batch 64, " in line
+    assert line.endswith("four with data.max_batch 32, trainer.accumulate_grad_batches 2, trainer.devices 1")
+    assert unequal_batches(expand(Study("corpus", recipes[:2]))) == []
