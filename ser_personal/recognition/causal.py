@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 FOLDS = 10
 
-
 # prediction (attributes,), label points, and the profile of all that its speaker has said, this utterance included
 # -> the calibrated prediction, (attributes,)
 CausalCalibrator = Callable[["NDArray[np.float64]", SpeakerProfile], "NDArray[np.float64]"]
@@ -145,11 +144,9 @@ class CausalPosterior:
 
 @dataclass(frozen=True, eq=False)
 class CausalLabels:
-    """Corrects a calibration by the labels in a speaker's profile; without labels, it is that calibration.
+    """Corrects a calibration, `base`, by the labels in a speaker's profile; without labels, it is that calibration.
 
-    Attributes:
-        base: an affine map for each speaker and attribute; None keeps predictions raw.
-        priors: one for each attribute.
+    The base is an affine map for each speaker and attribute, None where predictions are raw.
     """
 
     base: CausalCalibrator | None

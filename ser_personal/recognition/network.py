@@ -48,13 +48,8 @@ class Recognized(NamedTuple):
 class EmotionNetwork(nn.Module):
     """The networks of a `FineTuning`, built, under the names that its checkpoints give their weights.
 
-    Args:
-        personalized: the encoder, with its speakers.
-        interpreter: the head.
-        classifies: the head's outputs are logits of emotions.
-
-    Attributes:
-        bf16: whether the encoder computes in bfloat16; the head stays in float32, as in training.
+    If it `classifies`, the interpreter's outputs are logits of emotions. If `bf16` is set, the encoder computes in
+    bfloat16; the interpreter stays in float32, as in training.
     """
 
     def __init__(

@@ -64,13 +64,9 @@ class Utterances(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class RawRecognizer:
-    """Decodes recordings, cuts them into utterances and predicts these, many together.
+    """Decodes recordings, cuts them into utterances of at most `max_samples` and predicts these, many together.
 
-    Attributes:
-        network: the model.
-        segmenter: finds the utterances where no turns are given.
-        max_samples: of an utterance.
-        training_speakers: speaker ids are those of the embedding table; otherwise everyone is outside it.
+    Speaker ids are those of the embedding table if `training_speakers`; otherwise everyone is outside it.
     """
 
     network: EmotionNetwork
