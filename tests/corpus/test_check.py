@@ -108,21 +108,16 @@ def test_segments_of_one_recording(table, wav, tmp_path):
     assert found(path) == [(kinds.LEAKED_AUDIO, "m.wav", "m_0.000 in train, m_4.000 in test1")]
 
 
-def test_a_line_a_kind_with_the_first_names(table, wav, tmp_path, capsys):
-    names = [str(tmp_path / f"[{n}].wav") for n in range(5)]
-    rows = [[Path(name).name, "s", "train", 1] for name in ["stereo.wav", *names]]
-    path = table(COLUMNS, *GOOD, *rows, ["d.wav", "v", "[red]odd[/red]", 2], ["e.wav", "v", "[/x]", 2])
-    wav(tmp_path / "stereo.wav", channels=2)
+def test_a_line_a_kind_with_the_first_names(table, tmp_path, capsys):
+    names = [tmp_path / f"[{n}].wav" for n in range(5)]
+    path = table(COLUMNS, *GOOD, *([name.name, "s", "train", 1] for name in names), ["e.wav", "v", "[/x]", 2])
     for name in names:
-        Path(name).unlink()
+        name.unlink()
     assert check(path) == 1
-    shown = capsys.readouterr().out
-    error, split, note = shown.splitlines()[-3:]
-    assert error == f"error: no such audio file (5): {', '.join(names[:3])} and 2 more"
-    assert note.startswith("note: audio not 16 kHz mono, converted on the fly (1): ")
+    error, note = capsys.readouterr().out.splitlines()[-2:]
+    assert error == f"error: no such audio file (5): {', '.join(map(str, names[:3]))} and 2 more"
     # names of splits are no markup
-    assert split.endswith(": [/x], [red]odd[/red]")
-    assert shown.count("[red]odd[/red]") == 3
+    assert note.endswith(": [/x]")
 
 
 def test_the_usable_part_is_written_and_trains(table, tmp_path):
@@ -146,13 +141,9 @@ def test_the_usable_part_is_written_and_trains(table, tmp_path):
         data = EmotionDataModule(str(clean), num_workers=0)
         data.setup("fit")
         assert data.train_speaker_ids == ["None", "s"]
-
-
-def test_what_only_the_user_can_decide_is_left_and_still_an_error(table, tmp_path, capsys):
-    path = table(COLUMNS, *GOOD, ["d.wav", "s", "test", 2], ["gone.wav", "t", "train", 1])
-    (tmp_path / "gone.wav").unlink()
-    assert check(path, write=str(tmp_path / "clean.csv")) == 1
-    assert capsys.readouterr().out.splitlines()[-1] == "error: speaker in train and in another split (1): s (test1)"
+    # what only the user can decide is left, and still an error
+    path = table(COLUMNS, *GOOD, ["d.wav", "s", "test", 2])
+    assert check(path, write=str(clean), replace=True) == 1
 
 
 def test_files_are_replaced_only_where_asked(table, tmp_path):

@@ -7,7 +7,7 @@ import soundfile
 from command_line import ser
 
 from ser_personal.corpus.synthetic import HIGHEST, LOWEST, SHARED_EXPRESSION, VOICE_LABEL_LINK, Population, _rng, synth
-from ser_personal.corpus.synthetic_speech import WORDS, Delivery, idiolect, speak
+from ser_personal.corpus.synthetic_speech import WORDS, Delivery, speak
 
 SHORT = {"min_seconds": 0.5, "max_seconds": 0.8}
 # Without any noise but friction, so that what is left is voice.
@@ -67,12 +67,6 @@ def test_label_distributions_follow_from_the_voice_in_part():
     assert targets[:, :3].std(0) == pytest.approx(np.full(3, 0.45), abs=0.07)
 
 
-def test_expression_differs_by_group_around_the_shared_one():
-    groups = Population(_rng(0)).group_expression
-    assert groups.mean(0) == pytest.approx(SHARED_EXPRESSION)
-    assert np.abs(groups[0] - groups[1]).max() > 0.1
-
-
 def test_arousal_is_louder():
     speaker = replace(people(1)[0], expression=SHARED_EXPRESSION)
     calm, excited = (
@@ -97,13 +91,6 @@ def test_pitch_is_heard_at_its_frequency(pitch):
     shortest, longest = int(16_000 / pitch / 1.3), int(16_000 / pitch * 1.3)
     period = shortest + correlation[shortest:longest].argmax()
     assert 16_000 / period == pytest.approx(pitch, rel=0.06)
-
-
-def test_speakers_have_favourite_words_and_the_language_common_ones():
-    shares = np.stack([idiolect(_rng(number)) for number in range(300)])
-    assert shares.sum(1) == pytest.approx(np.ones(300))
-    assert len(set(shares.argmax(1))) > 20
-    assert shares[:, :30].mean() > 1.5 * shares[:, 30:].mean()
 
 
 @pytest.mark.parametrize(
