@@ -111,7 +111,7 @@ class Desk:
         self.recognizer.profiles.reload()
         profiles = self.recognizer.profiles
         return [
-            {"name": one, "utterances": profiles[one].utterances, "labelled": one in profiles.labelled}
+            {"name": one, "utterances": profiles[one].utterances, "labelled": bool(profiles[one].labelled.count.any())}
             for one in profiles.ids
         ]
 

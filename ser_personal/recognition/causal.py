@@ -57,10 +57,7 @@ def calibrate_causally(
 def left_out_posteriors(
     bank: SpeakerBank, attributes: tuple[str, ...], validation: PredictedSet, *, whole: bool = False
 ) -> NDArray[np.float64]:
-    """`calibrate_causally`, (utterances, attributes), by a posterior fitted without each one's speaker.
-
-    It is fitted on the other folds of the set's speakers.
-    """
+    """`calibrate_causally`, (utterances, attributes), by a posterior fitted on other folds of the set's speakers."""
     calibrator = PosteriorCalibrator(bank, attributes)
     calibrated = np.empty_like(validation.predictions)
     fold_of = {speaker: number % FOLDS for number, speaker in enumerate(rows_by_speaker(validation.speaker_ids))}
@@ -90,10 +87,7 @@ class CausalPLDC:
     :math:`n` grows this approaches `calibrate`. :math:`\kappa = 0` shrinks nothing: an utterance is then calibrated as
     by `calibrate` over the speaker's utterances so far, :math:`\sigma` with a divisor of :math:`n`.
 
-    Attributes:
-        bank: the training speakers.
-        attributes: names of the predictions' columns, each one of the bank's.
-        settings: of PLDC.
+    `attributes` are the predictions' columns, each one of the bank's.
     """
 
     bank: SpeakerBank

@@ -80,11 +80,9 @@ class EmotionNetwork(nn.Module):
         return outputs.softmax(1) if self.classifies else outputs
 
     def recognize(self, waveforms: Sequence[NDArray[np.float32]], speaker_ids: Sequence[str | None]) -> Recognized:
-        """Predict utterances; what comes out of each doesn't depend on the others.
+        """Predict one or more utterances, (samples,) each, 16 kHz, none shorter than one frame.
 
-        Args:
-            waveforms: one or more, (samples,) each, 16 kHz, none shorter than one frame.
-            speaker_ids: of the embedding table, None for speakers outside it.
+        What comes out of each doesn't depend on the others. Speakers outside the embedding table are None.
         """
         lengths = np.array([len(waveform) for waveform in waveforms], dtype=np.int64)
         order = np.argsort(-lengths, kind="stable")

@@ -125,9 +125,7 @@ class SpeakerProfiles:
     Voice vectors are biometric data: keep them only with the speaker's consent, and `delete` them on request. The file
     is for its owner's eyes alone (mode 0600), and several programs may change it at once.
 
-    Args:
-        model: names the model that the profiles are of; those of another model can't be read with it.
-        path: where every change is saved at once; None keeps profiles in memory alone.
+    Every change is saved at `path` at once, or kept in memory alone if None. Profiles of another `model` can't be read.
     """
 
     def __init__(self, model: str, path: Path | None = None) -> None:
@@ -153,11 +151,6 @@ class SpeakerProfiles:
     def ids(self) -> list[str]:
         """Enrolled speakers, sorted."""
         return sorted(self._profiles)
-
-    @property
-    def labelled(self) -> set[str]:
-        """Enrolled speakers with labels."""
-        return {speaker_id for speaker_id in self.ids if self[speaker_id].labelled.count.any()}
 
     def get(self, speaker_id: str, otherwise: SpeakerProfile) -> SpeakerProfile:
         """The profile of a speaker, or another where the speaker isn't enrolled."""

@@ -40,12 +40,7 @@ Result = TypeVar("Result")
 class PredictedUtterance(NamedTuple):
     """An utterance of a recording, and what the model predicts of it.
 
-    Attributes:
-        segment: where it is in the recording.
-        speaker_id: None where unknown.
-        pooled: (dim,).
-        prediction: (attributes,), label points, raw; or (emotions,), probabilities.
-        sample_hash: of its samples, 64 bits.
+    `pooled` is (dim,), `prediction` (attributes,), label points, raw, or (emotions,), probabilities.
     """
 
     segment: Segment
@@ -103,10 +98,7 @@ class RawRecognizer:
         ]
 
     def _alone(self, recording: Recording) -> Utterances:
-        """Raw predictions of a recording, of a long one with a block of its audio in memory.
-
-        It is cut at pauses, and where speech is found by its level, that is by the level of the block.
-        """
+        """Raw predictions of a recording; a long one is cut at pauses, by the level of a block where by level."""
         return Utterances(recording, [one for pieces in self._cuts(recording) for one in self._predict(pieces)])
 
     def _cuts(self, recording: Recording) -> Iterator[list[_Piece]]:

@@ -37,11 +37,8 @@ if TYPE_CHECKING:
 
     Audio = str | Path | ArrayLike | Tensor
 
-TURN_COLUMNS = ("overlap", "short")
 # the likeliest emotion, as in the tables of `ser test` and `ser predict`
 PREDICTED = "predicted"
-# of an utterance that is marked as such
-SHORT = SAMPLE_RATE
 
 Row = dict[str, str | float | int | None]
 
@@ -51,7 +48,9 @@ class EmotionRecognizer:
 
     Speaker ids are the caller's own names. Each utterance of a named speaker is calibrated by what the speaker has said
     so far in the call, itself included, in the order of the recordings. An enrolled speaker starts from what was said
-    before, and every call adds to it; nothing is kept of others. The same sound counts once.
+    before, and every call adds to it; nothing is kept of others. The same sound counts once. Intervals and the weight
+    of labels are measured with the bundle's own calibration: PLDC with other settings has no intervals, and labels have
+    their default weight.
 
     Args:
         bundle: the model.
@@ -64,14 +63,6 @@ class EmotionRecognizer:
             new to the model, whatever their id: another corpus's speaker 12 isn't the training's.
         device: to run on; CUDA where there is one, if None.
         bf16: compute the encoder in bfloat16 (ours): faster on GPUs that have it, far slower on most CPUs.
-
-    Attributes:
-        raw: predicts, before any calibration.
-        calibrator: None where predictions stay raw. Intervals and the weight of labels are measured with the bundle's
-            own: PLDC with other settings has no intervals, and labels have their default weight.
-
-    Raises:
-        UserError: the bundle lacks what the chosen calibration needs.
     """
 
     def __init__(
@@ -132,10 +123,6 @@ class EmotionRecognizer:
             hop_seconds: from the beginning of a window to that of the next; `window_seconds` if None.
             revision: branch, tag or commit on the hub; the newest if None.
             options: calibration, pldc, training_speakers, device and bf16, as the class has them.
-
-        Raises:
-            UserError: the bundle or the profiles can't be read, are of another version, or lack what the chosen
-                calibration needs.
         """
         bundle = read_bundle(find_bundle(name, revision))
         segmenter = make_segmenter(
@@ -156,7 +143,7 @@ class EmotionRecognizer:
 
     def columns_of(self, recordings: Iterable[Recording]) -> list[str]:
         """Columns of predictions; `file`, `start` and `end` are audformat's names of a segmented index."""
-        marks = TURN_COLUMNS if any(recording.turns is not None for recording in recordings) else ()
+        marks = ["overlap", "short"] if any(recording.turns is not None for recording in recordings) else []
         if self.emotions:
             probabilities = [f"{emotion}_probability" for emotion in self.emotions]
             return ["speaker", "start", "end", PREDICTED, *probabilities, *marks, "file"]
@@ -193,9 +180,6 @@ class EmotionRecognizer:
             speaker's utterances the calibration is based on, 0 for none; with segments, overlap, seconds in which
             others speak, too, and short, 1 where it lasts under a second; last, file (the path, or `array N`). Of a
             model of categories, `predicted`, the likeliest, and of each `_probability` replace the attribute columns.
-
-        Raises:
-            UserError: a recording can't be decoded or holds no speech.
         """
         import pandas as pd
 
@@ -233,10 +217,6 @@ class EmotionRecognizer:
             labels: attribute -> label points, one per recording, NaN where missing: what the speaker's calibration is
                 corrected by. Each recording is then one utterance.
             sample_rate: of waveforms, Hz.
-
-        Raises:
-            UserError: a recording can't be decoded or holds no speech; labels of something that the model doesn't
-                predict, off the scale, or not one per utterance.
         """
         recordings = recordings_of(audio, speaker_id, sample_rate=sample_rate)
         if not recordings:
@@ -317,7 +297,7 @@ class EmotionRecognizer:
                 row[f"{attribute}_low"], row[f"{attribute}_high"] = self._interval(attribute, value, count)
             if turns is not None:
                 row["overlap"] = overlap(segment.start, segment.end, speaker_id, turns)
-                row["short"] = int(segment.samples < SHORT)
+                row["short"] = int(segment.samples < SAMPLE_RATE)
             rows.append({column: row[column] for column in columns})
         return rows
 
