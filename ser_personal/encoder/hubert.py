@@ -32,13 +32,11 @@ class HubertEncoder(PretrainedEncoder):
         pretrained: name on the Hugging Face hub, or a local folder.
         freeze_cnn: keep the convolutions as they are, and run them without autograd.
         freeze_layers: keep that many of the first Transformer layers as they are, and all that is below them.
-        normalize: bring each waveform to zero mean and unit variance; None means as the model was pre-trained (large:
-            yes, base: no).
+        normalize: bring each waveform to zero mean and unit variance; None: as in pre-training (large yes, base no).
         gradient_scale: factor on the gradient of the convolutions (fairseq's feature_grad_mult: large 1, base 0.1).
         dropout: of the Transformer; 0 as in HuBERT-large's pre-training (base: 0.1).
         gradient_checkpointing: recompute activations in the backward pass, for less memory.
-        weighted_layers: output a weighted sum, learnt in fine-tuning, of all hidden states (the first layer's input,
-            every layer's output; the last after the final norm) instead of the last layer's output.
+        weighted_layers: output a sum of all hidden states by weights learnt in fine-tuning, not the last layer's alone.
     """
 
     model_types = ("hubert", "wavlm", "wav2vec2", "unispeech-sat")
@@ -182,10 +180,7 @@ class HubertEncoder(PretrainedEncoder):
 
 
 class ConvFrontEnd(nn.Module):
-    """The convolutions of a transformers model, whose group norm takes its statistics over real frames alone (ours).
-
-    Over padding as well, a clip's features would depend on the batch.
-    """
+    """A transformers model's convolutions, their group norm over real frames alone, so that no batch matters (ours)."""
 
     def __init__(self, layers: nn.ModuleList, gradient_scale: float = 1.0) -> None:
         super().__init__()

@@ -56,7 +56,6 @@ class PretrainedEncoder(Encoder):
         **settings: Any,
     ) -> None:
         super().__init__()
-        # Python's callers may give a Path
         self.pretrained = str(pretrained)
         self.freeze_layers = freeze_layers
         self.gradient_checkpointing = gradient_checkpointing
@@ -115,7 +114,6 @@ class PretrainedEncoder(Encoder):
         """The modules that aren't trained; adapters are, unless they are in one of these."""
 
     def _adjust(self, config: Any) -> Any:
-        """Put our settings into a network's config, or refuse it."""
         config.update(self.overrides)
         return config
 

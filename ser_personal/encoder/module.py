@@ -43,7 +43,6 @@ PREFIX = "personalized."
 # what resuming a fit needs apart from the weights
 TRAINING_STATE = ("optimizer_states", "lr_schedulers", "loops")
 SAME_NAMES = "--model.speakers SpeakerEmbedding --model.speakers.same_names true"
-# of a network, and what they are made of
 _PARTS = (UnseenPolicy, torch.nn.Module)
 Part = TypeVar("Part")
 

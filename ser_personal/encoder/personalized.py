@@ -27,7 +27,6 @@ _KINDS: dict[str, type[Encoder]] = {
     **{kind.model_type: kind for kind in (LogMelEncoder, MFCCEncoder, CachedFeatures)},
     "whisper": WhisperEncoder,
 }
-# the encoders of models
 _OF_MODELS: WeakSet[Encoder] = WeakSet()
 # transformers' settings beside those of dropout that change no frame in a test
 _NOT_OF_FRAMES = ("_name_or_path", "transformers_version")
@@ -63,7 +62,6 @@ class PersonalizedEncoder(nn.Module):
         self.encoder, self.speakers = encoder, deepcopy(speakers)
         self.fusion_name: FusionName = fusion
         self.fusion: Fusion | None = None
-        # hashes of the utterances of PAPT or TAPT, else of those that e_s was learnt on
         self.pretrained_on: frozenset[str] = frozenset()
 
     @property

@@ -26,7 +26,6 @@ from ser_personal.errors import UserError
 from ser_personal.scores import Moments
 from ser_personal.types import CachedBatch, EncoderOutput, FeatureSource, SpeechBatch, TrainingSet
 
-# whose features a front end's statistics are computed over, at most
 STATISTICS_UTTERANCES = 500
 SMALLEST_VARIANCE = 1e-4
 

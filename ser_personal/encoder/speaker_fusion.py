@@ -103,7 +103,6 @@ class Personalization(NamedTuple):
         return self.fusion.after_transformer(frames, self.speaker_embedding)
 
 
-# leaves frames as they are
 UNPERSONALIZED = Personalization(NoFusion(0), torch.empty(0))
 
 

@@ -24,8 +24,8 @@ FLOOR = 1e-10
 class WhisperEncoder(PretrainedEncoder):
     """Whisper's encoder, frozen by default; masked prediction isn't implemented for it.
 
-    Whisper reads 30 s, shorter audio padded by silence: frames of the padding are dropped, so that there is one
-    for each 20 ms begun. Of longer audio the first 30 s are encoded.
+    There is a frame for each 20 ms begun, none of the silence that pads audio to 30 s; of longer audio the first 30 s
+    are encoded.
 
     Args:
         pretrained: name on the Hugging Face hub, or a local folder.
@@ -33,8 +33,7 @@ class WhisperEncoder(PretrainedEncoder):
             None means all of the encoder.
         dropout: of the Transformer.
         gradient_checkpointing: recompute activations in the backward pass, for less memory.
-        weighted_layers: output a weighted sum, learnt in fine-tuning, of all hidden states (the first layer's input,
-            every layer's output; the last after the final norm) instead of the last layer's output.
+        weighted_layers: output a sum of all hidden states by weights learnt in fine-tuning, not the last layer's alone.
     """
 
     model_types = ("whisper",)
