@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 # what the datamodules crop to, unless set otherwise
 CROPPED_ABOVE = 250_000
-FILES_AT_ONCE = 32
 PROBLEMS = ".problems.csv"
 OVERLAP = 0.1  # seconds that neighbouring segments may have in common
 
@@ -133,7 +132,7 @@ def examine(corpus: Corpus, console: Console, *, decode: bool) -> Finding:
     """Find out everything about a corpus; progress goes to the console."""
     listed = corpus.listed()
     with ThreadPool(HEADER_THREADS) as threads:
-        done = threads.imap(partial(examine_sound, decode=decode), listed, chunksize=FILES_AT_ONCE)
+        done = threads.imap(partial(examine_sound, decode=decode), listed, chunksize=32)
         hidden = not console.is_terminal
         sounds = list(track(done, "reading audio", len(listed), console=console, transient=True, disable=hidden))
     utterances = corpus.cut([replace(each, seconds=sound.seconds) for each, sound in zip(listed, sounds, strict=True)])

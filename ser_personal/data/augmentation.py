@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from numpy.random import Generator
     from numpy.typing import NDArray
 
-
 # dB, of an end of a range
 LOUDEST = 60
 

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from ser_personal.data.speaker_features import SpeakerFeatures
     from ser_personal.types import FeatureSource, Utterance
 
-
 RESUME = "Give it what it was trained with, or start a new training run"
 
 

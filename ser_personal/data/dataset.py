@@ -157,20 +157,14 @@ def collate(
     speaker_features: SpeakerFeatures | None = None,
     weights: Mapping[str, float] | None = None,
 ) -> Any:
-    """Make a padded batch; fairseq crops a pre-training batch to its shortest utterance instead, which wastes audio.
+    """Make a padded batch of one dataset's examples, or hand on its error; speakers not in `weights` have weight 1.
 
-    Args:
-        examples: all of one dataset, or its error, which is handed on.
-        speaker_features: a vector per speaker.
-        weights: speaker -> weight of their utterances in the loss, by default 1.
+    fairseq crops a pre-training batch to its shortest utterance instead, which wastes audio.
     """
     if isinstance(examples, UserError):
         return examples
     speaker_ids = [example.speaker_id for example in examples]
-    batch: dict[str, Any] = {
-        "speaker_ids": speaker_ids,
-        "indices": torch.tensor([example.index for example in examples]),
-    }
+    batch: dict[str, Any] = {"speaker_ids": speaker_ids, "indices": torch.tensor([each.index for each in examples])}
     for name, (padded, lengths, padding) in PADDED.items():
         arrays = [torch.from_numpy(array) for each in examples if (array := getattr(each, name)) is not None]
         if arrays:

@@ -97,11 +97,8 @@ def test_segments_of_one_recording(table, wav, tmp_path):
     assert found(path) == [outside, outside, (("is shorter than one frame, 400 samples at 16 kHz", True), "m.wav", "")]
     assert check(path, write=str(tmp_path / "clean.csv")) == 0
     kept = CSVCorpus(str(tmp_path / "clean.csv")).utterances
-    assert [(each.utterance_id, each.start, each.seconds) for each in kept[3:5]] == [
-        ("m_0.000", 0, 1),
-        ("m_1.000", 1, 1.5),
-    ]
-    assert kept[0].start is None
+    found_parts = [(each.utterance_id, each.start, each.seconds) for each in kept[3:5]]
+    assert found_parts == [("m_0.000", 0, 1), ("m_1.000", 1, 1.5)]
     overlapping = [["m.wav", "s", "train", 2, 0, 6], ["m.wav", "w", "test", 2, 4, 9]]
     path = table(columns, *([*row, "", ""] for row in GOOD), *overlapping)
     wav(tmp_path / "m.wav", num_samples=160_000)

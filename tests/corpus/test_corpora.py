@@ -74,13 +74,6 @@ def test_a_split_file_overrides_the_releases_own(release, tmp_path, caplog):
             _ = MSPPodcast(str(root), partitions=str(partitions)).utterances
 
 
-def test_cut_of_the_test_set(release):
-    rows = [(f"t{n}.wav", "N", 4, 4, 4, n % 2, "Male", "Test") for n in range(8)]
-    corpus = MSPPodcast(str(release([*ROWS, *rows])), cut_test="Test", adaptation_seconds=0.15)
-    assert [u.utterance_id for u in corpus.splits.test["test1_adaptation"]] == ["t0", "t1"]
-    assert [u.utterance_id for u in corpus.splits.test["test1_evaluation"]] == ["t2", "t3", "t4", "t5", "t6", "t7"]
-
-
 def test_columns_are_known_by_name_in_any_order_and_case(table):
     columns = ["ID", "valence", "AROUSAL", "emotion", "gender", "Split", "speaker", "path", "notes", "arousal"]
     path = table(columns, ["first", 2.5, 9, "joy", "f", "Dev", "007", "b.wav", "x", 3])

@@ -20,11 +20,10 @@ from ser_personal.types import ATTRIBUTES
 @pytest.mark.parametrize(("name", "meant"), [("EmoDom", "dominance"), ("valance", "valence")])
 def test_an_attribute_by_another_name_is_not_passed_over(name, meant, tmp_path, capsys):
     (tmp_path / "a.csv").write_text(f"path,speaker,split,pleasant,{name}\na.wav,s,train,3,3\n")
-    told = f"a.csv: no column {meant}, and {name} isn't read. Did you mean {name}? Rename it to {meant}, or"
     enroll = ["enroll", "s", tmp_path / "a.csv", "--model", tmp_path, "--profiles", tmp_path / "p.safetensors"]
     for command in (["check", tmp_path / "a.csv"], enroll):
         assert ser(*command) == 2
-        assert told in capsys.readouterr().err
+        assert f"a.csv: no column {meant}, and {name} isn't read" in capsys.readouterr().err
     # beside the attribute itself it is something else
     (tmp_path / "a.csv").write_text(f"path,speaker,split,{name},{meant}\na.wav,s,train,3,3\n")
     assert [each.labels[meant] for each in CSVCorpus(str(tmp_path / "a.csv")).read_labels()] == [3]
@@ -100,16 +99,15 @@ def test_what_is_taken_stays_inside(cell):
     assert path.resolve().is_relative_to(ROOT.resolve())
 
 
-TABLE = (
-    b"path,speaker,split,arousal,valence,dominance,gender,id\na/u.wav,x,train,1.5,,7,female,u\nv.wav,,test1,2,3,4,,v\n"
-)
+TABLE = b"""path,speaker,split,arousal,valence,dominance,gender,id
+a/u.wav,x,train,1.5,,7,female,u
+v.wav,,test1,2,3,4,,v
+"""
 LABELS = b"""FileName,EmoClass,EmoAct,EmoVal,EmoDom,SpkrID,Gender,Split_Set
 a.wav,N,1,2.5,3,7,Male,Train
 b.wav,H,,4,5,Unknown,,Test1
 """
 PARTITIONS = b"Train; a.wav\nTest1; b.wav\n"
-
-
 READERS = {
     "corpus.csv": (TABLE, lambda path: CSVCorpus(str(path)).read_labels()),
     "Labels/labels_consensus.csv": (LABELS, lambda path: MSPPodcast(str(path.parents[1])).read_labels()),
@@ -134,12 +132,11 @@ def test_garbage_is_read_or_refused(tmp_path, name):
     check()
 
 
+CELLS = st.sampled_from(["inf", "-Infinity", "1e999", "0x1", "\uff11", " 4 ", "NaN"])
+
+
 @many_inputs
-@given(
-    cell=st.text()
-    | st.floats().map(repr)
-    | st.sampled_from(["inf", "-Infinity", "1e999", "0x1", "\uff11", " 4 ", "NaN"])
-)
+@given(cell=st.text() | st.floats().map(repr) | CELLS)
 def test_garbage_as_a_label_is_missing_finite_or_refused(cell):
     def read():
         labels = attribute_labels({"a": cell}, dict.fromkeys(ATTRIBUTES, "a"), "row")

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from ser_personal.corpus.csv_corpus import CSVCorpus, write_corpus
 from ser_personal.corpus.folds import SIDES, folds, leave_speakers_out, personalization_gap
 from ser_personal.corpus.splits import SpeakerSplits, canonical_split, cut_adaptation, known_speakers
-from ser_personal.errors import UserError
 from ser_personal.types import Utterance
 
 
@@ -98,13 +97,11 @@ def said(speaker: str | None, split: str, count: int, label: float = 4.0, gender
 
 def utterances_of(women: int, men: int, unnamed: int = 0) -> list[Utterance]:
     """Two of each speaker."""
-    genders = {"female": women, "male": men, "nameless": unnamed}
-    speakers = [(f"{gender}{n}", gender) for gender, count in genders.items() for n in range(count)]
-    return [
-        each
-        for speaker, gender in speakers
-        for each in said(speaker, "whatever", 2, gender=None if gender == "nameless" else gender)
-    ]
+    utterances = []
+    for name, gender, count in (("female", "female", women), ("male", "male", men), ("nameless", None, unnamed)):
+        for number in range(count):
+            utterances += said(f"{name}{number}", "whatever", 2, gender=gender)
+    return utterances
 
 
 GENDERS = st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 5))
@@ -159,8 +156,7 @@ def test_a_written_corpus_reads_back_wherever_it_lies(tmp_path, monkeypatch):
 
 def test_the_command_writes_a_table_a_fold_and_names_a_scale_of_its_own(synthetic_corpus, tmp_path, caplog, capsys):
     folds(str(synthetic_corpus), count=4, out=str(tmp_path), seed=3)
-    tables = ", ".join(str(tmp_path / f"fold_{number}.csv") for number in range(3))
-    assert capsys.readouterr().out == f"written: {tables} and 1 more\n"
+    assert capsys.readouterr().out.endswith(f"{tmp_path}/fold_2.csv and 1 more\n")
     corpora = [CSVCorpus(str(tmp_path / f"fold_{number}.csv")) for number in range(4)]
     tested = [known_speakers(corpus.splits.test["test1"]) for corpus in corpora]
     assert sorted(speaker for speakers in tested for speaker in speakers) == sorted(map(str, range(1, 13)))
@@ -193,9 +189,7 @@ def test_sides_of_a_gap_differ_in_whom_they_know_alone(train, test, share, seed)
     numbers = [len(test), len(train)]
     corpora = personalization_gap(utterances, numbers, share=share, seed=seed)
     reversed_order = personalization_gap(utterances[::-1], numbers, share=share, seed=seed)
-    assert {side: ids(splits.train) for side, splits in reversed_order.items()} == {
-        side: ids(splits.train) for side, splits in corpora.items()
-    }
+    assert all(ids(reversed_order[side].train) == ids(splits.train) for side, splits in corpora.items())
     tested, trained = ({f"{kind}{n}" for n in range(len(of))} for kind, of in (("test", test), ("train", train)))
     for number in numbers:
         dependent, independent = (corpora[number, side] for side in SIDES)
@@ -231,14 +225,9 @@ def test_a_gap_that_cannot_be_made_is_one_line():
     refused("split test3: no such split", gap, [3], test_split="test3")
 
 
-def test_the_command_writes_tables_of_a_gap_that_a_corpus_reads(synthetic_corpus, tmp_path, capsys):
+def test_the_command_writes_tables_of_a_gap_that_a_corpus_reads(synthetic_corpus, tmp_path):
     assert ser("gap", synthetic_corpus, "--speakers", "[3,6]", "--out", tmp_path) == 0
-    assert f"written: {tmp_path / 'speakers_3_dependent.csv'}, " in capsys.readouterr().out
     names = [f"speakers_{n}_{side}.csv" for n in (3, 6) for side in SIDES]
     assert sorted(path.name for path in tmp_path.glob("*.csv")) == names
-    path = str(tmp_path / names[0])
-    with pytest.raises(UserError, match="are in train as well"):
-        _ = CSVCorpus(path).splits
-    dependent = CSVCorpus(path, allow_overlap=["test1"]).splits
-    independent = CSVCorpus(str(tmp_path / names[1])).splits
-    assert dependent.test == independent.test
+    dependent = CSVCorpus(str(tmp_path / names[0]), allow_overlap=["test1"]).splits
+    assert dependent.test == CSVCorpus(str(tmp_path / names[1])).splits.test

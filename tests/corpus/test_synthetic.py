@@ -6,7 +6,7 @@ import pytest
 import soundfile
 from command_line import ser
 
-from ser_personal.corpus.synthetic import HIGHEST, LOWEST, SHARED_EXPRESSION, VOICE_LABEL_LINK, Population, _rng, synth
+from ser_personal.corpus.synthetic import SHARED_EXPRESSION, VOICE_LABEL_LINK, Population, _rng, synth
 from ser_personal.corpus.synthetic_speech import WORDS, Delivery, speak
 
 SHORT = {"min_seconds": 0.5, "max_seconds": 0.8}
@@ -74,14 +74,6 @@ def test_arousal_is_louder():
         for arousal in (2, 6)
     )
     assert np.mean(excited) - np.mean(calm) == pytest.approx(4 * SHARED_EXPRESSION[2, 0], abs=2)
-
-
-@pytest.mark.parametrize("extreme", [LOWEST, HIGHEST])
-def test_the_loudest_speech_keeps_headroom(extreme):
-    speaker = replace(people(1)[0], voice=extreme * 1.0, expression=SHARED_EXPRESSION)
-    deliveries = [replace(speaker.deliver(np.array([4, 4, 4]), _rng(i)), level=HIGHEST[2]) for i in range(20)]
-    peaks = [np.abs(speak(delivery, 32_000, _rng(i))).max() for i, delivery in enumerate(deliveries)]
-    assert max(peaks) < 1
 
 
 @pytest.mark.parametrize("pitch", [90, 240])

@@ -44,10 +44,9 @@ def test_emotion_sets(corpus_folder, caplog):
 
 
 def test_wanted_test_sets_each_once_and_unknown_speakers(corpus):
-    wanted = ["test2", "Test2", "test1"]
+    wanted = ["test2", "Test2"]
     datamodule = EmotionDataModule(corpus, test_splits=wanted, known_speakers_only=False, num_workers=0)
-    assert datamodule.tested_splits == ["test2", "test1"]
-    assert sorted(indices(datamodule.test_dataloader())) == list(range(30, 34))
+    assert indices(datamodule.test_dataloader()) == [33]
     assert sorted(indices(datamodule.train_dataloader())) == list(range(25))
 
 
@@ -125,8 +124,7 @@ def test_a_fit_is_not_resumed_with_other_batches(corpus_folder):
     changes = {"max_batch": (8, 4), "batch_seconds": (360.0, 99.0), "seed": (0, 1), "max_samples": (250000, 9000)}
     for name, (began, now) in changes.items():
         changed = on_rank(corpus_folder, **{"max_batch": 8} | {name: now})
-        line = rf"was trained with data\.{name} {began}, not {now}\."
-        refused(line, changed.load_state_dict, state)
+        refused(rf"was trained with data\.{name} {began}, not {now}\.", changed.load_state_dict, state)
 
 
 @pytest.mark.parametrize("change", ["label", "row", "length"])
@@ -146,11 +144,9 @@ def test_a_validation_set_that_chooses_no_model(corpus_folder, tmp_path):
     folder = copytree(corpus_folder, tmp_path / "corpus")
     table = (folder / "corpus.csv").read_text().splitlines()
     constant = [line[: line.rindex("validation") + 11] + "4," if "validation" in line else line for line in table]
-    single = [line for line in table if "validation" not in line or "u26" in line]
-    for lines in (constant, single):
-        (folder / "corpus.csv").write_text("\n".join(lines))
-        refused(r"split validation: has fewer than two different labels of arousal: no", on_rank(folder).setup, "fit")
-        on_rank(folder).setup("test")
-        unvalidated = on_rank(folder)
-        unvalidated.trainer.limit_val_batches = 0
-        unvalidated.setup("fit")
+    (folder / "corpus.csv").write_text("\n".join(constant))
+    refused("split validation: has fewer than two different labels of arousal: no", on_rank(folder).setup, "fit")
+    on_rank(folder).setup("test")
+    unvalidated = on_rank(folder)
+    unvalidated.trainer.limit_val_batches = 0
+    unvalidated.setup("fit")

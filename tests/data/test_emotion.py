@@ -87,7 +87,6 @@ def test_speakers_are_normalised_by_their_own_frames(corpus, cache_folder):
                 own = training if speaker is None else np.concatenate(frames_of[speaker])
                 raw = cache[data.utterances[index].utterance_id].astype(np.float64)
                 np.testing.assert_allclose(frames.double(), (raw - own.mean(0)) / own.std(0), atol=5e-3)
-
     # without a training set, too
     corpus.utterances = [replace(each, split="test1") for each in corpus.utterances if each.speaker_id in (None, "s1")]
     list(module(corpus, cache_folder, normalize_speakers=True).test_dataloader())
@@ -127,7 +126,9 @@ def test_a_checkpoint_of_another_scale_is_refused_where_there_are_labels(corpus_
 
 
 def test_what_was_cut_off_for_adaptation_is_not_tested(synthetic_corpus):
-    assert EmotionDataModule(MSPPodcast(str(synthetic_corpus), cut_test="test1")).tested_splits == ["test1_evaluation"]
+    corpus = MSPPodcast(str(synthetic_corpus), cut_test="Test", adaptation_seconds=4)
+    assert EmotionDataModule(corpus).tested_splits == ["test1_evaluation"]
+    assert 0 < sum(each.seconds for each in corpus.splits.test["test1_adaptation"]) <= 3 * 4
 
 
 def test_statistics_of_speakers(corpus, cache_folder):
@@ -157,12 +158,11 @@ def test_vectors_of_any_tool(tmp_path):
 
 
 def test_permuted_features_are_all_somebody_elses():
-    ids = [f"s{number}" for number in range(20)]
-    features = SpeakerFeatures({name: np.full(2, number, np.float32) for number, name in enumerate(ids)}, "here")
+    features = SpeakerFeatures({f"s{number}": np.full(2, number, np.float32) for number in range(20)}, "here")
     permuted = features.permuted()
-    of, moved = features.of(ids)[:, 0], permuted.of(ids)[:, 0]
-    assert sorted(moved) == sorted(of)
-    assert (moved != of).all()
+    moved = [permuted.vectors[f"s{number}"][0] for number in range(20)]
+    assert sorted(moved) == list(range(20))
+    assert all(value != number for number, value in enumerate(moved))
     assert permuted.fingerprint() == features.permuted().fingerprint() != features.fingerprint()
 
 
