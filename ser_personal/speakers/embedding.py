@@ -35,7 +35,6 @@ class SpeakerRepresentation(nn.Module, ABC):
     namesakes: frozenset[str] = frozenset()
     # equal ids are one person, in any corpus
     same_names: bool = True
-    # whether e_s has weights to learn, in pre-training or in fine-tuning
     is_learnt: ClassVar[bool] = True
     # names of the arguments that the shapes of the weights depend on
     sizes: ClassVar[tuple[str, ...]] = ()

@@ -60,10 +60,7 @@ class FeatureRepresentation(SpeakerRepresentation):
 
 
 class FixedSpeakerFeatures(FeatureRepresentation):
-    """e_s is the speaker's features themselves; nothing of it is learnt. Ours.
-
-    Features of another width than the frames' pass a random projection, the same in every run.
-    """
+    """e_s is the speaker's features, not learnt; by a fixed random projection where the frames' width differs. Ours."""
 
     is_learnt = False
     projection: Tensor | None
