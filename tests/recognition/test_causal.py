@@ -21,6 +21,7 @@ from ser_personal.recognition.causal import (
 from ser_personal.recognition.profiles import SpeakerProfile
 
 ATTRIBUTES = ("arousal", "valence")
+PRIORS = (LabelPrior(), LabelPrior())
 SETTINGS = st.builds(
     PLDCSettings,
     k=st.integers(1, 9),
@@ -110,19 +111,18 @@ def test_labels_correct_any_calibration_by_its_line_and_none_change_nothing():
     rng = np.random.default_rng(0)
     bank = some_bank(rng)
     plain = CausalPLDC(bank, ATTRIBUTES, PLDCSettings(k=3))
-    priors = (LabelPrior(), LabelPrior())
     pooled, predictions = rng.normal(size=(9, 5)), rng.normal(4, 1, size=(9, 2))
     for number, prediction in enumerate(predictions, 1):
         profile = profile_of(predictions[:number], pooled[:number])
-        np.testing.assert_array_equal(CausalLabels(plain, priors)(prediction, profile), plain(prediction, profile))
-        np.testing.assert_array_equal(CausalLabels(None, priors)(prediction, profile), prediction)
+        np.testing.assert_array_equal(CausalLabels(plain, PRIORS)(prediction, profile), plain(prediction, profile))
+        np.testing.assert_array_equal(CausalLabels(None, PRIORS)(prediction, profile), prediction)
     labels = np.column_stack([rng.uniform(1, 7, 9), np.full(9, np.nan)])
     profile = profile_of(predictions, pooled, labels)
     before = np.array([plain(prediction, profile) for prediction in predictions])
-    after = np.array([CausalLabels(plain, priors)(prediction, profile) for prediction in predictions])
+    after = np.array([CausalLabels(plain, PRIORS)(prediction, profile) for prediction in predictions])
     slope, intercept = np.array([np.polyfit(predictions[:, n], before[:, n], 1) for n in range(2)]).T
     labelled = labelled_moments(predictions, labels)
-    line = with_labels(AffineMap(slope, intercept), profile.predictions, labelled, priors)
+    line = with_labels(AffineMap(slope, intercept), profile.predictions, labelled, PRIORS)
     np.testing.assert_allclose(after[:, 0], line.apply(predictions)[:, 0])
     np.testing.assert_array_equal(after[:, 1], before[:, 1])
 
@@ -131,6 +131,6 @@ def test_where_pldc_keeps_to_the_scale_labels_do_so_too():
     bank = some_bank(np.random.default_rng(0))
     profile = profile_of(np.linspace([2, 2], [6, 6], 5), np.ones((5, 5)), np.full((5, 2), 7.0))
     plain = [CausalPLDC(bank, ATTRIBUTES, PLDCSettings(clip=clip)) for clip in (False, True)]
-    free, clipped = (CausalLabels(one, (LabelPrior(), LabelPrior())) for one in plain)
+    free, clipped = (CausalLabels(one, PRIORS) for one in plain)
     assert free(np.full(2, 9.0), profile).min() > 7
     np.testing.assert_array_equal(clipped(np.full(2, 9.0), profile), 7)

@@ -66,6 +66,8 @@ def test_two_recordings_of_one_name_in_two_folders_keep_their_own_turns(form, tm
     for (day, own), one in zip(turns.items(), found, strict=True):
         assert [(turn.start, turn.end) for turn in one.turns] == [pytest.approx(turn[:2]) for turn in own]
         assert [turn.speaker_id for turn in one.turns] == [own[0][2], f"{day}/meeting/{own[1][2]}"]
+    nameless = with_turns(recordings, segments, named=False)
+    assert [one.speaker_ids for one in nameless] == [{None}, {None}]
     # of one of the two alone, the other's turns aren't taken
     (alone, other) = with_turns(recordings[:1], segments, named=True)
     assert alone.turns == found[0].turns
@@ -105,7 +107,6 @@ def test_tiers_and_intervals_that_are_no_speakers_are_left_out(tmp_path, caplog)
 
 
 def test_a_turn_that_is_listed_twice_counts_once(tmp_path):
-    # the last two: two speakers at once
     turns = [(0.5, 1.2, "anna"), (1.25, 2.5, "ben"), (1.25, 2.5, "eve")]
     twice = [turns[0], *turns, turns[1]]
     (tmp_path / "meeting.rttm").write_text(rttm(twice))
@@ -117,14 +118,6 @@ def test_a_turn_that_is_listed_twice_counts_once(tmp_path):
     ):
         assert [turn.speaker_id for turn in found] == names
         assert [turn[:2] for turn in found] == [pytest.approx(turn[:2]) for turn in turns]
-
-
-def test_without_speakers_turns_stay_raw(conversation, bundle_folder, tmp_path):
-    (tmp_path / "meeting.rttm").write_text(rttm(conversation[0]))
-    flags = (tmp_path / "meeting.wav", "--segments", tmp_path / "meeting.rttm", "--speaker-from")
-    frame = annotated(bundle_folder, tmp_path, *flags, "none")
-    assert frame["speaker"].isna().all()
-    assert (frame["calibration_utterances"] == 0).all()
 
 
 def test_long_turns_are_cut_and_short_and_overlapping_ones_marked(conversation, bundle_folder, tmp_path):
@@ -175,12 +168,10 @@ def test_files_that_hold_no_turns(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         read_turns(tmp_path / "a.rttm")
     for name, text, what in (
-        ("a.rttm", "SPEAKER a 1 0,5 1,0 <NA> <NA> x <NA> <NA>", "line 1: isn't RTTM. Write SPEAKER NAME 1 START"),
-        ("a.rttm", "\nSPEAKER a left 0.5 1.0 <NA> <NA> x <NA> <NA>", "line 2: isn't RTTM"),
+        ("a.rttm", "\nSPEAKER a 1 0,5 1,0 <NA> <NA> x <NA> <NA>", "line 2: isn't RTTM. Write SPEAKER NAME 1 START"),
         ("a.rttm", "SPEAKER a 1 0.5 1.5 <NA> <NA> anna b <NA> <NA>", "line 1: isn't RTTM"),
         ("a.rttm", "", "holds no turn"),
         ("a.txt", "", "is neither .rttm, .TextGrid nor .csv"),
-        ("a.csv", "path,speaker,start,end", "holds no row"),
         ("a.csv", "path,start,end\na.wav,1,2", "no column speaker"),
     ):
         (tmp_path / name).write_text(text)
