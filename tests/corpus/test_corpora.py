@@ -104,21 +104,16 @@ def test_names_are_one_however_unicode_spells_them_and_paths_stay_as_they_are(ta
         assert list(read_vectors(tmp_path / name, of="speaker")) == ["Jos\u00e9"]
 
 
-def test_own_scale(table):
-    corpus = CSVCorpus(table(COLUMNS, ["a.wav", "s", "train", -1]), scale=(-1, 1))
-    assert corpus.utterances[0].labels["arousal"] == -1
-    with pytest.raises(UserError, match=r"corpus\.csv, a: arousal is -1, outside the scale 1 to 5"):
-        _ = CSVCorpus(str(corpus.label_file), scale=(1, 5)).utterances
-
-
 def test_a_corpus_is_opened_by_its_table_or_folder_and_anything_else_says_what_is_accepted(table, tmp_path):
     refused("holds no corpus. Give a folder with Labels and Audios .*, or a table", open_corpus, str(tmp_path))
-    path = table(["path", "speaker", "split"], ["a.wav", "s", "train"])
+    path = table(COLUMNS, ["a.wav", "s", "train", -1])
     for given in (path, str(Path(path).parent)):
         corpus = open_corpus(given)
-        assert isinstance(corpus, CSVCorpus)
-        assert corpus.label_file == Path(path)
+        assert (type(corpus), corpus.label_file) == (CSVCorpus, Path(path))
         assert open_corpus(corpus) is corpus
+    assert CSVCorpus(path, scale=(-1, 1)).utterances[0].labels["arousal"] == -1
+    with pytest.raises(UserError, match=r"corpus\.csv, a: arousal is -1, outside the scale 1 to 7"):
+        _ = corpus.utterances
 
 
 def test_a_header_is_read_again_where_the_file_has_changed_alone(table, tmp_path, wav, monkeypatch):

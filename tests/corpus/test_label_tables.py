@@ -40,7 +40,6 @@ SPELLINGS = {
     "excel.csv": SEMICOLONS.encode("utf-8-sig"),
     "tabs.tsv": SEMICOLONS.replace(";", "\t").encode(),
     "zipped.tsv.gz": gzip.compress(SEMICOLONS.replace(";", "\t").encode()),
-    "named_wrongly.csv": gzip.compress(SEMICOLONS.encode()),
 }
 
 
@@ -65,7 +64,6 @@ def test_parquet_is_read_as_its_table_is(tmp_path):
 def test_times_of_a_segment():
     for start, end, seconds in (
         ("", "", None),
-        ("1.5", "3", (1.5, 3)),
         ("", "3", (0, 3)),
         ("0:01:02.5", "1:00:00", (62.5, 3600)),
         ("1:02", "62.5", (62, 62.5)),

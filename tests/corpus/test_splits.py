@@ -84,8 +84,7 @@ def test_a_set_that_cannot_be_cut_is_refused():
     refused(r"test9: no such split. Choose among train, test1\.", cut_adaptation, pair, "test9")
     for speaker, lengths in (("b", [1]), (None, [1, 1]), ("b", [3, 3])):
         small = [utterance(n, "test1", speaker, length) for n, length in enumerate(lengths)]
-        line = r"^split test1: can't be cut: .* 2 s .* Leave cut_test out, or name a"
-        refused(line, cut_adaptation, small, "test1", 2)
+        refused("^split test1: can't be cut: .* 2 s", cut_adaptation, small, "test1", 2)
 
 
 def said(speaker: str | None, split: str, count: int, label: float = 4.0, gender: str | None = None) -> list[Utterance]:
@@ -118,9 +117,7 @@ def test_every_speaker_is_tested_once_in_one_set_a_fold(genders, folds, validati
     for tested, fold in enumerate(sets):
         following = [sets[(tested + ahead) % folds]["test1"] for ahead in range(1, validation_folds + 1)]
         assert fold["validation"] == set().union(*following)
-        assert not fold["train"] & (fold["validation"] | fold["test1"])
-        assert not fold["validation"] & fold["test1"]
-        assert fold["train"]
+        assert fold["train"] == known_speakers(utterances) - fold["validation"] - fold["test1"] != set()
         assert sum(len(part) for part in assignments[tested].sets.values()) == len(utterances)
     for kind in ("female", "male", "nameless", ""):
         sizes = [sum(speaker.startswith(kind) for speaker in fold["test1"]) for fold in sets]
@@ -203,7 +200,6 @@ def test_sides_of_a_gap_differ_in_whom_they_know_alone(train, test, share, seed)
             assert len(known_speakers(splits.train)) == number
             assert len(ids(splits.train)) == len(splits.train)
             assert not ids(splits.train) & ids(splits.test["test1"])
-            assert {utterance.split for utterance in splits.train} == {"train"}
     largest = known_speakers(corpora[numbers[1], "independent"].train)
     assert known_speakers(corpora[numbers[0], "independent"].train) <= largest
     assert known_speakers(corpora[numbers[1], "dependent"].train) - tested <= largest

@@ -143,9 +143,9 @@ def test_a_fit_is_resumed_with_the_same_augmentation_alone(corpus, noises, every
         assert module(corpus, other).settings()[f"augmentation.{name}"] != one[f"augmentation.{name}"]
 
 
-@pytest.mark.parametrize("snr", [(20, 5), (0, np.inf), (np.nan, 5)])
-def test_ranges_that_cant_be_are_refused_at_once(snr):
-    refused(r"augmentation\.snr: .* is no range of dB", Augmentation, noise="n", snr=snr)
+def test_ranges_that_cant_be_are_refused_at_once():
+    for snr in ((20, 5), (0, np.inf), (np.nan, 5)):
+        refused(r"augmentation\.snr: .* is no range of dB", Augmentation, snr=snr)
 
 
 def test_a_folder_that_cant_be_used_is_refused_before_training(corpus, tmp_path):

@@ -146,17 +146,6 @@ def test_statistics_of_speakers(corpus, cache_folder):
     refused("holds no utterance of a known speaker", CachedSpeakerFeatures(str(cache_folder)).read, strangers)
 
 
-def test_vectors_of_any_tool(tmp_path):
-    path = tmp_path / "speakers.csv"
-    path.write_text("speaker,a,b\n2,1,2\n10,4,5\nanna,-1,.001\n")
-    features = SpeakerVectorFile(str(path)).read([])
-    np.testing.assert_allclose(features.of(["anna", "2"]), [[-1, 0.001], [1, 2]], rtol=1e-6)
-    assert np.isnan(features.of([None])).all()
-    refused(r"speakers\.csv: no features of speaker bela and 1 other\. Make them", features.of, ["dora", "bela", "2"])
-    path.write_text("speaker,a\nx,nan\n")
-    refused(r"speakers\.csv: a value of speaker x isn't a finite number", SpeakerVectorFile(str(path)).read, [])
-
-
 def test_permuted_features_are_all_somebody_elses():
     features = SpeakerFeatures({f"s{number}": np.full(2, number, np.float32) for number in range(20)}, "here")
     permuted = features.permuted()
@@ -170,10 +159,16 @@ def test_batches_carry_features_of_speakers(corpus, tmp_path):
     ids = sorted({u.speaker_id for u in corpus.utterances if u.speaker_id is not None})
     path = tmp_path / "speakers.csv"
     path.write_text("\n".join(["speaker,a,b", *(f"{speaker},{row},{-row}" for row, speaker in enumerate(ids))]))
-    options = {"num_workers": 0, "speaker_features": SpeakerVectorFile(str(path))}
-    batch = next(iter(EmotionDataModule(corpus, **options).split_dataloader("train")))
-    wanted = [[ids.index(speaker), -ids.index(speaker)] for speaker in batch["speaker_ids"]]
-    assert batch["speaker_features"].tolist() == wanted
+    source = SpeakerVectorFile(str(path))
+    loaded = EmotionDataModule(corpus, num_workers=0, known_speakers_only=False, speaker_features=source)
+    batch = next(iter(loaded.split_dataloader("train")))
+    wanted = [[np.nan] * 2 if id_ is None else [ids.index(id_), -ids.index(id_)] for id_ in batch["speaker_ids"]]
+    np.testing.assert_array_equal(batch["speaker_features"], wanted)
     assert "speaker_features" not in next(iter(EmotionDataModule(corpus, num_workers=0).split_dataloader("train")))
+    features = source.read([])
+    refused(r"speakers\.csv: no features of speaker bela and 1 other\. Make them", features.of, ["dora", "bela", "s1"])
     path.write_text("\n".join(path.read_text().splitlines()[:3]))
-    refused("no features of speaker", EmotionDataModule(corpus, **options).split_dataloader, "train")
+    without = EmotionDataModule(corpus, num_workers=0, speaker_features=source)
+    refused("no features of speaker", without.split_dataloader, "train")
+    path.write_text("speaker,a\nx,nan\n")
+    refused(r"speakers\.csv: a value of speaker x isn't a finite number", source.read, [])
