@@ -84,7 +84,15 @@ def _read_files(path: Path) -> dict[str, list[Turn]]:
             what = "is neither .rttm, .TextGrid nor .csv" if file.exists() else "no such file or folder"
             remedy = "Give --segments an RTTM file, a TextGrid, a folder of them, or a table of start, end and speaker"
             raise UserError(what, where=file, remedy=remedy)
-        for recording, found in readers[file.suffix.lower()](file).items():
+        try:
+            of_recordings = readers[file.suffix.lower()](file)
+        except UserError as error:
+            if path == file:
+                raise
+            # others of the folder are still read
+            logger.warning("%s It is left out.", error)
+            continue
+        for recording, found in of_recordings.items():
             folder = file.parent.relative_to(path) if path.is_dir() else Path()
             name = plain_name((folder / recording).as_posix())
             if name in turns:

@@ -193,3 +193,13 @@ def test_textgrids_that_hold_no_turns(tmp_path):
         (tmp_path / f"{name}.TextGrid").write_text(text)
         with pytest.raises(UserError, match=rf"{name}\.TextGrid: .*{what}"):
             read_turns(tmp_path / f"{name}.TextGrid")
+
+
+def test_a_file_of_a_folder_that_cant_be_read_is_left_out_with_a_line(tmp_path, caplog):
+    (tmp_path / "good.rttm").write_text(rttm([Turn(0, 1, "anna")], "good"))
+    (tmp_path / "bad.rttm").write_text("SPEAKER bad 1 0.0 soon <NA> <NA> anna <NA> <NA>\n")
+    assert list(read_turns(tmp_path)) == ["good"]
+    assert "bad.rttm" in caplog.text
+    (tmp_path / "good.rttm").unlink()
+    with pytest.raises(UserError, match="holds no turn"):
+        read_turns(tmp_path)
