@@ -87,11 +87,16 @@ class ConcordanceMetric(UtteranceMetric):
         predictions, labels = np.split(floats, 2, axis=1)
         speakers = [None if key == _UNKNOWN_SPEAKER else str(key) for key in integers[:, 1]]
         scores = score(predictions, labels, speakers, self.attributes, min_utterances=self.min_utterances)
-        return {
+        found = {
             f"{attribute}_{name}": float(getattr(of, name))
             for attribute, of in scores.items()
             for name in ("overall_ccc", "average_ccc", "average_ccc_std", "speakers", "utterances")
         }
+        for attribute, column in zip(self.attributes, labels.T, strict=True):
+            # of labels that are all alike it is 0 for any model, and chooses none
+            if len(np.unique(column[~np.isnan(column)])) == 1:
+                found[f"{attribute}_overall_ccc"] = math.nan
+        return found
 
 
 def speaker_key(speaker_id: str | None) -> int:

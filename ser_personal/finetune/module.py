@@ -210,6 +210,13 @@ class FineTuning(PersonalizedModule):
         self.personalized.rebuild(checkpoint[DESCRIPTION])
         self.rebuild(checkpoint)
         self.check_training_set(training_set)
+        own, trained = (
+            {name: weight.shape for name, weight in weights.items() if name.startswith("interpreter.")}
+            for weights in (self.state_dict(), checkpoint["state_dict"])
+        )
+        if own != trained:
+            what = "was trained with another interpreter, or other sizes of it"
+            raise UserError(what, where=path, remedy="Give the --model.interpreter that it was trained with")
         self.load_state_dict(checkpoint["state_dict"])
 
     def _require_same_targets(self, checkpoint: dict[str, Any], path: str) -> None:

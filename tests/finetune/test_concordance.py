@@ -57,6 +57,12 @@ def test_undefined_is_nan_and_constant_predictions_score_zero():
     assert ccc(torch.tensor([3.0]), torch.tensor([4.0])).item() == 0
 
 
+def test_gradient_agrees_with_finite_differences():
+    predictions = torch.tensor([[1.0, 2.0], [3.0, 5.0], [2.0, 1.0]], dtype=torch.float64, requires_grad=True)
+    labels = torch.tensor([[2.0, 3.0], [4.0, NAN], [4.0, 1.0]], dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda p: ccc_loss(p, labels), predictions)
+
+
 @pytest.mark.parametrize("shapes", [((4, 1), (4,)), ((4,), (5,)), ((4, 2, 1), (4, 2, 1)), ((), ())])
 def test_shapes_that_would_broadcast_are_refused(shapes):
     for function in (ccc, ccc_loss):

@@ -87,6 +87,15 @@ def test_without_any_label_nothing_is_defined():
     assert scores["utterances"] == 0
 
 
+def test_labels_that_are_all_alike_choose_no_model():
+    rows = Concordance()
+    rows.labels[3:, 1], rows.labels[:3, 1] = 4, np.nan
+    rows.metric.update(rows.batch(list(range(60))))
+    scores = rows.metric.compute()
+    assert math.isnan(scores["valence_overall_ccc"])
+    assert not math.isnan(scores["arousal_overall_ccc"])
+
+
 @pytest.mark.parametrize(("scores", "mean"), [((0.2, 0.6), 0.4), ((0.2, math.nan), 0.2), ((math.nan,) * 2, math.nan)])
 def test_the_mean_of_the_defined_ccc_chooses_the_model(scores, mean):
     logged = {}

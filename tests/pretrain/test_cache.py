@@ -67,6 +67,10 @@ def test_the_encoder_of_a_checkpoint_without_its_speakers(make, data, papt_check
     assert held.trained_on == unpack_hashes(saved[DESCRIPTION]["pretrained_on"]) != frozenset()
 
 
+def test_an_interrupted_run_ends_with_the_same_bytes_and_does_nothing_twice(resumes_alike):
+    resumes_alike(FeatureCache, TinyEncoder)
+
+
 def test_what_does_not_belong_into_a_folder_is_refused(make, papt_checkpoint):
     make()
     for change in ({"seed": 1}, {"layer": 1}):

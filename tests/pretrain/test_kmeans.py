@@ -63,13 +63,13 @@ def test_the_same_settings_give_the_same_bytes_another_seed_others_and_batches_n
     assert first["codebook.safetensors"] == wide["codebook.safetensors"]
 
 
-def test_labels_are_kept_until_their_audio_changes(make, synthetic_corpus, tmp_path, monkeypatch):
+def test_an_interrupted_run_ends_with_the_same_bytes_and_does_nothing_twice(resumes_alike):
+    resumes_alike(PseudoLabels, MFCCTeacher)
+
+
+def test_labels_of_audio_that_has_changed_are_not_kept(make, synthetic_corpus, tmp_path):
     corpus = shutil.copytree(synthetic_corpus, tmp_path / "corpus")
     make(data=PseudoLabelData(str(corpus)))
-    # nothing is done twice
-    with monkeypatch.context() as patch:
-        patch.setattr(MFCCTeacher, "forward", None)
-        make(data=PseudoLabelData(str(corpus)))
     # as long, another sound
     path = corpus / "Audios" / "MSP-PODCAST_0001_0001.wav"
     soundfile.write(path, soundfile.read(path)[0][::-1] * 0.5, 16_000)
