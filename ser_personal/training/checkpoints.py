@@ -5,6 +5,7 @@ Its position inside an epoch is in data/resumable_loader.py.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from math import inf, isfinite
@@ -117,8 +118,8 @@ class StageCheckpoint(ModelCheckpoint):
         if not self._fits:
             return
         best = self._here(state_dict["best_model_path"])
-        if best and not Path(best).is_file():
-            rank_zero_info(f"{best} isn't here any more: the best model is chosen from here on")
+        if best and not self._is_best(best, state_dict):
+            rank_zero_info(f"{best} isn't the best model so far: the best one is chosen from here on")
             return
         # the folder may have been moved since
         paths = {name: self._here(state_dict[name]) for name in state_dict if name.endswith("_path")}
@@ -127,6 +128,13 @@ class StageCheckpoint(ModelCheckpoint):
 
     def _here(self, path: str) -> str:
         return str(Path(str(self.dirpath)) / Path(path).name) if path else ""
+
+    def _is_best(self, path: str, state_dict: dict[str, Any]) -> bool:
+        """Whether that model is there, and its scores don't tell that it is another training run's."""
+        scores, score = Path(path).with_suffix(SCORES), float(state_dict["best_model_score"])
+        known = json.loads(scores.read_text()) if scores.is_file() else {}
+        moved = state_dict["dirpath"] != self.dirpath
+        return Path(path).is_file() and not (moved and known.get(self.monitor, score) != score)
 
     def is_current(self, trainer: Trainer) -> bool:
         """Whether the newest checkpoint is of the current step."""

@@ -76,17 +76,21 @@ def test_an_earlier_fit_is_replaced_where_that_is_asked_for_alone(tmp_path, monk
     assert epoch_of(tmp_path / "papt.ckpt") == epoch_of(tmp_path / "papt-last.ckpt") == 1
 
 
-def test_a_moved_folder_keeps_its_best_model(tmp_path, caplog):
+def test_a_moved_folder_keeps_its_best_model(tmp_path, caplog, monkeypatch):
     run(tmp_path / "before", epochs=2)
     moved = (tmp_path / "before").rename(tmp_path / "after")
     copied = shutil.copy(moved / "papt-last.ckpt", tmp_path)
     run(moved, epochs=3, checkpoint=moved / "papt-last.ckpt")
     assert (epoch_of(moved / "papt.ckpt"), epoch_of(moved / "papt-last.ckpt")) == (2, 3)
+    # in a folder that doesn't hold it, or another one
     caplog.set_level("INFO")
-    # in a folder that doesn't hold it
-    run(tmp_path / "new", epochs=3, checkpoint=copied)
-    assert "chosen from here on" in caplog.text
-    assert epoch_of(tmp_path / "new" / "papt.ckpt") == 3
+    monkeypatch.setattr(StageCheckpoint, "replace", True)
+    run(tmp_path / "another", epochs=1)
+    for name in ("new", "another"):
+        caplog.clear()
+        run(tmp_path / name, epochs=3, checkpoint=copied)
+        assert "chosen from here on" in caplog.text
+        assert epoch_of(tmp_path / name / "papt.ckpt") == 3
 
 
 class Unsaveable:
