@@ -149,9 +149,14 @@ class PretrainedEncoder(Encoder):
         missing = {*report["missing_keys"]} - {MASK_EMBEDDING}
         surplus = {name for name in report["unexpected_keys"] if name.partition(".")[0] in parts}
         if missing or surplus:
+            first = min(missing or surplus)
             what = "lacks weights that config.json asks for" if missing else "has weights that config.json doesn't name"
+            cause = "num_hidden_layers of config.json isn't that of the file, or the file is incomplete"
+            for name in sorted(report["unexpected_keys"]):
+                if name.endswith(f".{first}"):
+                    cause = f"the file calls it {name}: take {name.removesuffix(first)} off its keys"
             remedy = "Give weights and a config.json that belong together"
-            raise UserError(f"the file {what}, first {min(missing or surplus)}", where=where, remedy=remedy)
+            raise UserError(f"the file {what}, first {first} ({cause})", where=where, remedy=remedy)
         return network
 
     @override

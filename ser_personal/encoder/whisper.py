@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
 
-from ser_personal.audio import HOP, WINDOW
+from ser_personal.audio import HOP, SAMPLE_RATE, WINDOW
 from ser_personal.encoder.hugging_face import PretrainedEncoder
 from ser_personal.encoder.speaker_fusion import UNPERSONALIZED, Personalization
 from ser_personal.types import EncoderOutput
@@ -101,6 +102,9 @@ class WhisperEncoder(PretrainedEncoder):
         time_mask: Tensor | None = None,
         personalization: Personalization = UNPERSONALIZED,
     ) -> EncoderOutput:
+        if int(num_samples.max()) > self.max_samples:
+            seconds = self.max_samples // SAMPLE_RATE
+            warnings.warn(f"Whisper takes the first {seconds} s of an utterance; some are longer", stacklevel=2)
         counts = (num_samples.clamp(max=self.max_samples) + HOP - 1) // HOP
         longest = int(counts.max())
         hidden = self.log_mel(waveforms, num_samples).to(self.network.conv1.weight.dtype)

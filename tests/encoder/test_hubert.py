@@ -128,10 +128,11 @@ def test_an_empty_folder_and_half_the_weights_are_one_line(network_folders, tmp_
 @pytest.mark.parametrize(
     ("weights", "config", "line"),
     [
-        (lambda w: {f"model.{name}": w[name] for name in w}, {}, "lacks weights"),
-        (lambda w: {name: w[name] for name in w if "layers.1." not in name}, {}, "lacks weights .*encoder.layers.1"),
+        (lambda w: {f"model.{name}": w[name] for name in w}, {}, "lacks .* calls it model.encoder.*: take model. off"),
+        (lambda w: {name: w[name] for name in w if "layers.1." not in name}, {}, "lacks .*layers.1.*num_hidden"),
         (lambda w: w | {"masked_spec_embed": torch.zeros(7)}, {}, "can't be loaded"),
-        (dict, {"num_hidden_layers": 1}, "has weights that config.json doesn't name, .*layers.1"),
+        (dict, {"num_hidden_layers": 1}, "has weights that config.json doesn't name, .*layers.1.*num_hidden_layers"),
+        (dict, {"num_hidden_layers": -1}, "has weights that config.json doesn't name, .*layers.0.*num_hidden_layers"),
         (dict, {"conv_stride": [1] * 7}, "make a frame of 20 samples every 1"),
         (dict, {"hidden_act": "wiggle"}, "can't be loaded .*wiggle"),
         (dict, {"hidden_size": "wide"}, "can't be loaded .*expected int, got str"),
