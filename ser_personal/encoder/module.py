@@ -14,6 +14,7 @@ from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from zipfile import is_zipfile
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
@@ -148,10 +149,10 @@ class PersonalizedModule(LightningModule):
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[DESCRIPTION] = dict(self.personalized.describe())
-        # paths as text and jsonargparse's restricted numbers as Python's, as `weights_only` can load them
+        # paths as text and other libraries' numbers as Python's, as `weights_only` can load them
         for key in ("hyper_parameters", "datamodule_hyper_parameters"):
             if key in checkpoint:
-                checkpoint[key] = json.loads(json.dumps(checkpoint[key], default=str))
+                checkpoint[key] = json.loads(json.dumps(checkpoint[key], default=_plain))
         if "_instantiator" not in checkpoint["hyper_parameters"]:
             checkpoint["hyper_parameters"] |= self._arguments_in_python()
 
@@ -220,6 +221,10 @@ class PersonalizedModule(LightningModule):
 def _named_alike(namesakes: list[str]) -> str:
     who = counted(len(namesakes), "speaker")
     return f"{who} (first {namesakes[0]}) named like speakers of the model, but with other audio"
+
+
+def _plain(value: object) -> object:
+    return value.item() if isinstance(value, np.generic) else str(value)
 
 
 def describe_part(part: object) -> dict[str, Any]:

@@ -126,6 +126,7 @@ class SpeakerBank:
             and self.count.shape == self.label_mean.shape == self.label_std.shape == of_labels
             and self.training_mean.shape == self.training_std.shape == self.vectors.shape[1:]
             and bool(np.isfinite(self.vectors).all())
+            and bool(np.isfinite(np.where(self.count > 0, [self.label_mean, self.label_std], 0.0)).all())
         )
 
 

@@ -2,9 +2,11 @@ import pickle
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from garbage import refused
+from jsonargparse.typing import PositiveInt
 from lightning.pytorch.trainer.states import TrainerFn
 from tiny_models import papt
 
@@ -23,6 +25,14 @@ def test_a_checkpoint_describes_its_networks_and_needs_no_corpus(papt_checkpoint
     for name, weight in loaded.state_dict().items():
         assert torch.equal(weight, checkpoint["state_dict"][name]), name
     refused("the checkpoint: isn't one of ser_personal", papt().on_load_checkpoint, {"state_dict": {}})
+
+
+def test_settings_are_saved_as_plain_text_and_numbers(papt_checkpoint):
+    settings = {"seed": np.int64(3), "rates": (np.float32(0.5), PositiveInt(2)), "corpus": Path("a")}
+    checkpoint = {"hyper_parameters": settings}
+    PAPT.load_from_checkpoint(papt_checkpoint).on_save_checkpoint(checkpoint)
+    kept = checkpoint["hyper_parameters"]
+    assert [kept[name] for name in settings] == [3, [0.5, 2], "a"]
 
 
 def test_networks_are_made_in_main_memory_whatever_device_they_train_on():

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -55,6 +56,12 @@ def test_shapes_and_values_that_do_not_fit_are_named():
     for pooled, labels in ([[[1.0], [NAN]], ones], [ones, [[1, NAN], [2, np.inf]]]):
         refused("speaker b: a pooled vector or a label isn't finite", made, ["a", "b"], pooled, labels)
     refused("scale: .* is an empty range or an endless one", made, ["a", "b"], ones, ones, scale=(NAN, 7))
+
+
+def test_labels_of_a_speaker_without_their_statistics_are_damage(tmp_path):
+    bank = SpeakerBank.from_utterances(["a"], np.ones((1, 2)), np.ones((1, 2)), ATTRIBUTES)
+    replace(bank, label_std=np.full((1, 2), NAN)).save(tmp_path / "bank")
+    refused(r"damaged one \(.*don't fit\)\. Delete it, and `ser test` builds", SpeakerBank.load, tmp_path / "bank")
 
 
 @many_inputs
