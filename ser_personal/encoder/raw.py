@@ -6,7 +6,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -124,6 +124,8 @@ class RawEncoder(Encoder):
     """Acoustic features, standardised over at most 500 training utterances."""
 
     model_type: ClassVar[str]
+    # what its features depend on
+    settings: ClassVar[dict[str, Any]]
     mixes_frames = False
 
     @abstractmethod
@@ -139,11 +141,13 @@ class RawEncoder(Encoder):
     @property
     @override
     def config(self) -> str:
-        return json.dumps({"model_type": self.model_type})
+        return json.dumps({"model_type": self.model_type, **self.settings})
 
     @override
     def build(self, config: str | None = None) -> None:
-        """Nothing: its front end is there already."""
+        if config is not None and json.loads(config) != json.loads(self.config):
+            what, remedy = "was trained on an earlier version's features", "Train it again with this version"
+            raise UserError(what, where="the checkpoint", remedy=remedy)
 
     @override
     def fit_front_end(self, training_audio: Callable[[int], Iterator[NDArray[np.float32]]]) -> None:
@@ -165,15 +169,17 @@ class LogMelEncoder(RawEncoder):
     """80 log-mel bins, 50 frames a second."""
 
     model_type = "log_mel"
+    settings: ClassVar = {"num_mels": 80}
 
     def __init__(self) -> None:
-        super().__init__(LogMelFrontEnd(80))
+        super().__init__(LogMelFrontEnd(self.settings["num_mels"]))
 
 
 class MFCCEncoder(RawEncoder):
     """13 MFCC with deltas and delta-deltas, 39 dimensions, 50 frames a second."""
 
     model_type = "mfcc"
+    settings: ClassVar = {"mfcc": "Kaldi's"}
 
     def __init__(self) -> None:
         super().__init__(MFCCFrontEnd())

@@ -91,6 +91,10 @@ def test_encoders_and_batches_that_do_not_belong_together_are_refused() -> None:
     refused("TinyEncoder: reads audio, not cached features", TinyEncoder().encode, batch())
 
 
+def test_features_of_an_earlier_versions_settings_are_refused() -> None:
+    refused("was trained on an earlier version's features", MFCCEncoder().build, '{"model_type": "mfcc"}')
+
+
 def test_log_mel_is_that_of_torchaudio_under_autocast_too():
     front_end, waveforms = LogMelFrontEnd(40), padded_noise(LENGTHS)
     mel = torchaudio.transforms.MelSpectrogram(n_fft=400, hop_length=320, n_mels=40, center=False)(waveforms)
