@@ -10,6 +10,7 @@ import traceback
 from collections import deque
 from contextlib import contextmanager
 from difflib import get_close_matches
+from itertools import islice
 from keyword import iskeyword
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -25,6 +26,8 @@ CONFIG_FLAGS = ("--config", "-c")
 _PACKAGE = Path(__file__).parent
 # a wheel has them in the package, a clone next to it
 SHIPPED = next((folder for folder in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if folder.is_dir()), _PACKAGE)
+# of a config; those that ship hold a few dozen
+MAX_VALUES = 10_000
 Made = TypeVar("Made")
 
 
@@ -75,6 +78,7 @@ def read_configs(arguments: Sequence[str]) -> dict[str, dict[str, Any]]:
         path = "--config" if is_yaml else config
         try:
             content = yaml.safe_load(config if is_yaml else Path(config).read_text(encoding="utf-8"))
+            number = sum(1 for _ in islice(_values(content), MAX_VALUES + 1))
         # a ValueError is of bytes that are no text, or of a date that doesn't exist
         except (ValueError, RecursionError, yaml.YAMLError) as error:
             mark = getattr(error, "problem_mark", None)
@@ -83,8 +87,19 @@ def read_configs(arguments: Sequence[str]) -> dict[str, dict[str, Any]]:
             raise UserError(what, where=where, remedy="Correct the file") from error
         if not isinstance(content, dict):
             raise UserError("holds no `name: value` lines", where=path, remedy="Write lines such as `model:`")
+        # a few lines with aliases of aliases can stand for more values than any memory holds
+        if number > MAX_VALUES:
+            remedy = "Write them out without aliases of aliases"
+            raise UserError(f"holds more than {MAX_VALUES:,} values", where=path, remedy=remedy)
         configs[config] = content
     return configs
+
+
+def _values(content: object) -> Iterator[object]:
+    yield content
+    inner = content.values() if isinstance(content, dict) else content if isinstance(content, list) else ()
+    for value in inner:
+        yield from _values(value)
 
 
 def values_of(flags: Collection[str], arguments: Sequence[str]) -> list[str]:

@@ -16,6 +16,7 @@ import soundfile
 
 from ser_personal.damage import TRUNCATED, damage
 from ser_personal.errors import UserError
+from ser_personal.files import refuse_pointer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -245,6 +246,7 @@ def _open(path: Path) -> Iterator[soundfile.SoundFile]:
                 raise UserError(what, where=path, remedy=BAD_AUDIO)
             yield file
     except DECODING_ERRORS as error:
+        refuse_pointer(path)
         # libsndfile's or the system's own words, without the path, which the error names anyway
         reason = str(getattr(error, "error_string", getattr(error, "strerror", None) or error)).rstrip(".")
         what = f"can't be decoded ({reason})" if path.exists() else "no such audio file"

@@ -22,9 +22,10 @@ from ser_personal.arguments import (
     with_found_configs,
 )
 from ser_personal.errors import UserError, silence_warnings
+from ser_personal.files import refuse_pointer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 # 128 and SIGINT's number, as shells have it
 CTRL_C = 130
@@ -90,6 +91,8 @@ STAGES = {
     "test": "score a checkpoint on the test sets, calibrated with pldc.yaml",
     "predict": "predict with a checkpoint",
 }
+# what other tools call them
+SYNONYMS = {"train": "fit", "pretrain": "fit", "finetune": "fit", "evaluate": "test", "infer": "annotate"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -119,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         mistake = find_user_error(error)
         if mistake is None:
             raise
-        sys.stderr.write(f"ser: {_with_own_flags(str(mistake), argv[0])}\n")
+        sys.stderr.write(f"ser: {_with_own_flags(str(_pointer_behind(mistake) or mistake), argv[0])}\n")
         return 2
 
 
@@ -141,7 +144,7 @@ _FULL = re.compile(
 def find_user_error(error: BaseException) -> UserError | None:
     """The user's mistake that an exception was raised from.
 
-    That is a UserError, else a full disk, else a file that can't be read or written.
+    That is a UserError, else a full disk, else what else the system refused, such as a file that can't be read.
     """
     for cause in _causes(error):
         if isinstance(cause, UserError):
@@ -149,10 +152,20 @@ def find_user_error(error: BaseException) -> UserError | None:
     for cause in _causes(error):
         if getattr(cause, "errno", None) in (ENOSPC, EDQUOT) or _FULL.search(str(cause)):
             remedy = "Free some space there, or write to another disk"
-            return UserError("the disk is full", where=getattr(cause, "filename", None), remedy=remedy)
-        if isinstance(cause, OSError) and cause.filename is not None:
+            paths = (getattr(each, "filename", None) for each in _causes(error))
+            return UserError("the disk is full", where=next(filter(None, paths), None), remedy=remedy)
+        if isinstance(cause, OSError):
             remedy = "Check the path, its permissions and the space left, or give another"
             return UserError(str(cause.strerror or cause), where=cause.filename, remedy=remedy)
+    return None
+
+
+def _pointer_behind(mistake: UserError) -> UserError | None:
+    """The error to print instead, where the file is only a pointer of Git LFS or git-annex."""
+    try:
+        refuse_pointer(Path(str(mistake.where).removeprefix("encoder ").partition(", line ")[0]))
+    except (UserError, OSError, ValueError) as error:
+        return error if isinstance(error, UserError) else None
     return None
 
 
@@ -175,8 +188,8 @@ def dispatch(argv: Sequence[str]) -> int:
         sys.stdout.write(f"{version('ser_personal')}\n")
         return 0
     if name not in STAGES and name not in COMMANDS:
-        close = get_close_matches(name, [*STAGES, *COMMANDS], n=1)
-        remedy = f"Did you mean `ser {close[0]}`?" if close else "`ser --help` lists them"
+        close = SYNONYMS.get(name) or next(iter(get_close_matches(name, [*STAGES, *COMMANDS], n=1)), None)
+        remedy = f"Did you mean `ser {close}`?" if close else "`ser --help` lists them"
         raise UserError("no such command", where=name, remedy=remedy)
     if name in STAGES and rest in (["-h"], ["--help"]):
         sys.stdout.write(help_page(name))
@@ -220,6 +233,7 @@ def check_before_imports(stage: str, arguments: Sequence[str]) -> None:
         raise UserError("no such checkpoint", where=checkpoint, remedy=remedy)
 
 
+RECIPES = ("papt.yaml", "finetune.yaml")
 FLAGS = {
     "--data.corpus": "MSP-Podcast's folder, a table, or a class of corpus",
     "--data.pseudo_labels": "what `ser kmeans` wrote",
@@ -234,17 +248,33 @@ FLAGS = {
     "--trainer.precision": "32-true where there is no GPU",
     "--trainer.default_root_dir": "where checkpoints and logs go",
     "--trainer.logger": "TensorBoard; also CSVLogger, WandbLogger ...",
+    "--wandb": "log to this project of W&B instead",
     "--ckpt_path": "a checkpoint to resume, or last",
+}
+# where a recipe doesn't set them: a default for each of RECIPES, - where it has no such flag or no default
+DEFAULTS = {
+    "--data.batch_seconds": ("-", "360.0"),
+    "--model.papt_checkpoint": ("-", "null"),
+    "--trainer.devices": ("auto", "auto"),
+    "--trainer.default_root_dir": ("null", "null"),
+    "--trainer.logger": ("null", "null"),
+    "--ckpt_path": ("null", "null"),
 }
 
 
 def help_page(stage: str) -> str:
     """Text of `ser STAGE --help`."""
+    import yaml
+
+    recipes = [yaml.safe_load((SHIPPED / name).read_text(encoding="utf-8")) for name in RECIPES]
     lines = [f"usage: ser {stage} --config NAME.yaml [--config MORE.yaml ...] [--FLAG VALUE ...]", ""]
     example = f"ser {stage} --config finetune.yaml --data.corpus CORPUS"
     example += "" if stage == "fit" else " --ckpt_path finetune.ckpt"
-    lines += [f"{stage}: {STAGES[stage]}", f"  {example}", "", "flags that people change:"]
-    lines += [f"  {flag:28}{meaning}" for flag, meaning in FLAGS.items()]
+    lines += [f"{stage}: {STAGES[stage]}", f"  {example}", ""]
+    lines += [f"{'flags that people change':28}{RECIPES[0]:>15}{RECIPES[1]:>15}"]
+    for flag, meaning in FLAGS.items():
+        columns = "".join(f"{default_in(recipe, number, flag):>15}" for number, recipe in enumerate(recipes))
+        lines += [f"  {flag:26}{columns}  {meaning}"]
     lines += ["", "configs that ship (a file of the current folder wins; later ones change earlier ones):"]
     for name in (name for name in shipped_names() if "/" not in name):
         first = (SHIPPED / name).read_text(encoding="utf-8").split("\n", 1)[0].removeprefix("# ").rstrip(".:")
@@ -256,6 +286,23 @@ def help_page(stage: str) -> str:
         "`--data.help EmotionDataModule`, `--trainer.callbacks.help PLDCCallback`. --verbose shows what Lightning says."
     ]
     return "\n".join(lines) + "\n"
+
+
+def default_in(recipe: Mapping[str, Any], number: int, flag: str) -> str:
+    """What a flag is in the recipe of this number in RECIPES."""
+    part, _, name = flag.removeprefix("--").partition(".")
+    arguments = recipe.get(part, {})
+    arguments = arguments.get("init_args", arguments)
+    return shown(arguments[name]) if name in arguments else DEFAULTS.get(flag, ("-", "-"))[number]
+
+
+def shown(value: Any) -> str:
+    """A value of a config as it is written on a command line: of a class its name, `null` for None."""
+    if isinstance(value, dict):
+        return str(value["class_path"]).rpartition(".")[2]
+    if isinstance(value, list | tuple):
+        return f"[{','.join(value)}]"
+    return "null" if value is None else str(value)
 
 
 # Lightning starts its other processes by this module's name

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 BYTES_AT_ONCE = 2**20
 # of a large file, 1 MiB in all
 HASHED_BLOCKS, BLOCK = 256, 4096
+# in a pointer, or in the target of a link -> the command that brings the content
+POINTERS = {b"version https://git-lfs": "git lfs pull", b"/annex/objects/": "git annex get ."}
 
 
 @contextmanager
@@ -41,6 +43,11 @@ def atomic_file(path: str | Path, *, mode: int = 0o666) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        # that of a full disk names no file
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -62,6 +69,21 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_without_nan(inner) for inner in value]
     return None if isinstance(value, float) and isnan(value) else value
+
+
+def refuse_pointer(path: Path) -> None:
+    """Refuse what Git LFS or git-annex left in the place of a file, or of one in a folder."""
+    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+        start = b""
+        if file.is_file():
+            with file.open("rb") as opened:
+                start = opened.read(32)
+        elif file.is_symlink():
+            start = os.fsencode(file.readlink())
+        for sign, command in POINTERS.items():
+            if sign in start:
+                what = f"is only a pointer, whose content `{command}` brings"
+                raise UserError(what, where=file, remedy="Run that in its folder")
 
 
 def refuse_existing(*paths: str | Path | None, replace: bool) -> None:

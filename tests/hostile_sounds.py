@@ -61,7 +61,7 @@ HOSTILE = {
     "half an MP3": (MP3[: len(MP3) // 2], CUT),
     "an Ogg less a byte": (OGG[:-1], CUT),
     "half an Opus": (OPUS[: len(OPUS) // 2], "can't be decoded"),
-    **{f"half of {kind}": (channels(ONE, format=kind)[:9_000], CUT) for kind in ("AIFF", "AU", "RF64", "W64")},
+    **{f"half of {kind}": (channels(ONE, format=kind)[:9_000], CUT) for kind in ("AIFF", "AU", "RF64", "W64", "NIST")},
     "two FLACs in one": (channels(ONE, format="FLAC") * 2, SEVERAL),
     "two Oggs in one": (OGG + OGG, SEVERAL),
     "two MP3s in one": (MP3 + MP3, SEVERAL),
@@ -77,6 +77,7 @@ HOSTILE = {
     "two parties heard in one another's channel": (channels(ONE + 0.1 * OTHER, 0.5 * OTHER + 0.05 * ONE), VOICES),
     "integers as floats": (channels(32_767 * ONE / abs(ONE).max(), subtype="FLOAT"), BEYOND),
     "a rate of 999 Hz": (channels(ONE, samplerate=999), "has 999 samples a second, where sound has 1,000 to"),
+    "a note of Git LFS": (b"version https://git-lfs.github.com/spec/v1\n", "a pointer, whose content `git lfs pull`"),
     "NaN": (spoilt(np.nan), BEYOND),
 }
 

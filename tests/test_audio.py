@@ -157,6 +157,9 @@ def test_a_missing_file_or_folder(tmp_path):
             read(tmp_path)
     with pytest.raises(UserError, match="no such folder"):
         find_sound_files(tmp_path / "missing")
+    (tmp_path / "annexed.wav").symlink_to(".git/annex/objects/x/SHA256E-s1--0.wav")
+    with pytest.raises(UserError, match=r"a pointer, whose content `git annex get \.` brings"):
+        decode(tmp_path / "annexed.wav")
 
 
 @settings(max_examples=20)

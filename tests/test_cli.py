@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Literal, get_type_hints
 
 import pytest
-from command_line import ser
+import yaml
+from command_line import ser, stage
 from safetensors import SafetensorError
 
-from ser_personal.arguments import parse, shipped_names
-from ser_personal.cli import COMMANDS, STAGES, find_user_error
+from ser_personal.arguments import SHIPPED, parse, shipped_names, with_found_configs
+from ser_personal.cli import COMMANDS, FLAGS, RECIPES, STAGES, default_in, find_user_error, shown
 from ser_personal.comparison.compare import compare
 from ser_personal.corpus.check import check
 from ser_personal.corpus.csv_corpus import CSVCorpus
@@ -60,6 +61,7 @@ def test_a_mistake_is_found_under_what_was_raised_from_it():
     wrapped.__cause__.__context__ = mistake
     assert find_user_error(wrapped) is mistake
     assert find_user_error(ValueError("a bug")) is None
+    assert find_user_error(OSError("it broke")).what == "it broke"
 
 
 def test_a_full_disk_is_one_line_whoever_finds_it():
@@ -145,6 +147,21 @@ def test_positionals_are_classes_names_or_several_words():
         assert parsed("--out", "o", *arguments)["corpus"] == "c"
     for arguments in (["a", "b"], ["--runs", "a", "b"], ["--baseline", "b", "a", "b"]):
         assert parse(compare, "ser compare", ("runs",), arguments)["runs"] == ["a", "b"]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_page_shows_what_the_parser_takes(recipe, monkeypatch):
+    # parsed, neither built nor run
+    monkeypatch.setattr("ser_personal.stages.stage_cli.StageCLI.instantiate_classes", lambda _: None)
+    monkeypatch.setattr("ser_personal.stages.stage_cli.StageCLI._run_subcommand", lambda *_: None)
+    config = stage(*with_found_configs(["fit", "--config", recipe])).config["fit"].as_dict()
+    content = yaml.safe_load((SHIPPED / recipe).read_text())
+    for flag in FLAGS:
+        part, _, name = flag.removeprefix("--").partition(".")
+        arguments = config.get(part, {}) if name else config
+        arguments = arguments.get("init_args", arguments)
+        value = shown(arguments[name or part]) if (name or part) in arguments else "-"
+        assert default_in(content, RECIPES.index(recipe), flag) == value, flag
 
 
 def test_the_page_of_a_stage_names_each_recipe(capsys):

@@ -20,8 +20,9 @@ def test_what_fails_midway_leaves_the_former_file(tmp_path, monkeypatch):
     atomic_write(path, b"first, longer")
     atomic_write(path, b"former")
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(OSError, match="no space") as caught:
         atomic_write(path, b"latter")
+    assert caught.value.filename == str(path)
     assert path.read_bytes() == b"former"
     assert list(path.parent.iterdir()) == [path]
 

@@ -13,6 +13,7 @@ from math import isnan
 from multiprocessing.pool import ThreadPool
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
+from unicodedata import normalize
 
 from ser_personal.audio import SAMPLE_RATE, read_header
 from ser_personal.corpus.splits import (
@@ -174,13 +175,17 @@ def audio_path(folder: Path, cell: str, where: object, *, anywhere: bool = False
 
     Args:
         folder: that paths are relative to.
-        cell: the path as the table has it, with slashes or backslashes.
+        cell: the path as the table has it, with slashes or backslashes, in any of Unicode's forms.
         where: what an error calls the row.
         anywhere: accept absolute paths to elsewhere and those through `..`.
     """
     path = folder / cell
     if "\\" in cell and not path.is_file():
         path = folder / cell.replace("\\", "/")
+    if not cell.isascii() and not path.is_file():
+        # the name on the disk may be in Unicode's other form
+        spellings = (Path(normalize(form, str(path))) for form in ("NFC", "NFD"))
+        path = next((other for other in spellings if other.is_file()), path)
     absolute = PurePosixPath(cell).is_absolute() or PureWindowsPath(cell).anchor
     leaves = ".." in PureWindowsPath(cell).parts or (absolute and not Path(cell).is_relative_to(folder.absolute()))
     if leaves and not anywhere:

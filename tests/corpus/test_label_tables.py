@@ -1,6 +1,7 @@
 import gzip
 import math
 from pathlib import Path
+from unicodedata import normalize
 
 import pandas as pd
 import pytest
@@ -86,6 +87,16 @@ def test_a_path_out_of_the_corpus_is_refused_unless_the_table_is_named(cell):
 @pytest.mark.parametrize("cell", ["a/b/u.wav", r"a\b\u.wav", "..u.wav", "./u.wav", f"{ROOT}/u.wav"])
 def test_a_path_inside_is_taken(cell):
     assert audio_path(ROOT, cell, "u") == ROOT / cell.replace("\\", "/")
+
+
+@pytest.mark.parametrize(("form", "other"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_path_is_found_in_either_form_of_unicode(tmp_path, form, other):
+    name = "Jose\u0301/cafe\u0301.wav"
+    path = tmp_path / normalize(form, name)
+    path.parent.mkdir()
+    path.touch()
+    assert audio_path(tmp_path, normalize(other, name), "u") == audio_path(tmp_path, normalize(form, name), "u") == path
+    assert audio_path(tmp_path, normalize(other, f"{name}x"), "u") == tmp_path / normalize(other, f"{name}x")
 
 
 @given(st.lists(st.sampled_from(["..", ".", "a", "/", "\\", "b.wav", ""])).map("/".join))

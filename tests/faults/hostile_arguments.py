@@ -46,6 +46,7 @@ def yaml(content: str | bytes) -> object:
     return text("c.yaml", content)
 
 
+LAUGHS = "a0: &a0 x\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 10))
 COMMAND = "{class_path: os.system, init_args: {command: touch touched}}"
 PROCESS = "{class_path: subprocess.Popen, init_args: {args: [touch, touched]}}"
 
@@ -55,6 +56,7 @@ OF_CONFIG = [
     ("a process as a callback", "--trainer.callbacks", yaml(f"trainer: {{callbacks: [{PROCESS}]}}\n")),
     ("an empty config", "c.yaml: holds no `name: value` lines", yaml("")),
     ("a config with tabs", "c.yaml, line 2: isn't YAML", yaml("model:\n\tspeed: 1\n")),
+    ("aliases of aliases of aliases", "c.yaml: holds more than 10,000 values", yaml(LAUGHS)),
     ("a flag misspelt in YAML", r"'trainer\.max_epoch'\. Did you mean --trainer", yaml("trainer: {max_epoch: 1}\n")),
     (
         "null for a number",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from fault import KMEANS, PAPT, Fault, Good, copied, cut, edited, faults, text
+from fault import FIT, KMEANS, PAPT, TEST, Fault, Good, copied, cut, edited, faults, put, text
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
@@ -111,7 +111,23 @@ OF_PROFILES = [
     ("profiles without sums", "damaged speaker profiles", profiles(speaker_ids='["a"]')),
 ]
 IMPORT = ["import", "{here}/x.bin", "--out", "{here}/out"]
+HUBERT = ["--model.encoder", "HubertEncoder", "--model.encoder.pretrained", "{here}/hubert"]
+# what Git LFS leaves in the place of a file
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+NOT_PULLED = [
+    ("a table", ["check", "{here}/corpus.csv"], text("corpus.csv", POINTER)),
+    ("a config", [*KMEANS, "--config", "{here}/c.yaml"], text("c.yaml", POINTER)),
+    ("a checkpoint", [*TEST, "--ckpt_path", "{here}/a.ckpt"], text("a.ckpt", POINTER)),
+    ("a bank", BANK, text("bank.safetensors", POINTER)),
+    ("a codebook", CODEBOOK, text("codebook.safetensors", POINTER)),
+    ("pseudo-labels", [*PAPT, "{here}/pseudo_labels"], text("pseudo_labels/meta.json", POINTER)),
+    ("a bundle's weights", BUNDLE, bundle("model.safetensors", put(POINTER))),
+    ("profiles", PROFILES, text("profiles.safetensors", POINTER)),
+    ("a codebook to import", IMPORT, text("x.bin", POINTER)),
+    ("an encoder", [*FIT, *HUBERT], text("hubert/model.safetensors", POINTER)),
+]
 ARTEFACTS = [
+    *(Fault(f"{name} that Git LFS left", command, "`git lfs pull` brings", make) for name, command, make in NOT_PULLED),
     *faults(BANK, OF_BANK),
     *faults(CODEBOOK, OF_CODEBOOK),
     *faults(LABELS, OF_LABELS),

@@ -69,6 +69,7 @@ WORDS = [
     ("a config misspelt", [*FIT, "--config", "paptt.yaml"], "paptt.yaml: no such config file.*Did you mean papt.yaml"),
     ("a fit of nothing", ["fit"], "the following arguments are required: --data, --model"),
     ("a hub name out of reach", HUB, "encoder nobody/nothing: can't be loaded.*--model.encoder TinyEncoder"),
+    ("a command of others", ["train"], "^ser: train: no such command. Did you mean `ser fit`\\?$"),
     ("a command misspelt", ["anotate"], "^ser: anotate: no such command. Did you mean `ser annotate`\\?$"),
     ("no command", ["sing"], "sing: no such command.*`ser --help` lists them"),
     ("a flag misspelt", [*FIT, "--model.learing_rate", "1"], r"Did you mean --model.learning_rate\?"),
