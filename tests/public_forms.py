@@ -1,6 +1,8 @@
 """Tiny models in the forms in which public emotion models are published; each predicts what its import must."""
 
 import json
+import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -161,6 +163,20 @@ def write_odyssey(folder: Path, **options: Any) -> Path:
     return write_model(folder, odyssey_config(), weights_of(Odyssey), **options)
 
 
+def write_challenge(folder: Path) -> Path:
+    """The challenge's own files."""
+    folder.mkdir(parents=True)
+    for part in ("ssl", "pool", "ser"):
+        torch.save(getattr(published(Odyssey), f"{part}_model").state_dict(), folder / f"final_{part}.pt")
+    (folder / "train_norm_stat.pkl").write_bytes(pickle.dumps(tuple(map(np.float32, NORM))))
+    return folder
+
+
+def write_challenge_zip(folder: Path) -> Path:
+    write_challenge(folder / "files" / "dim_ser")
+    return Path(shutil.make_archive(str(folder), "zip", folder / "files"))
+
+
 def write_vox(folder: Path, **options: Any) -> Path:
     return write_model(folder, VOX_CONFIG, weights_of(Vox), **options)
 
@@ -168,5 +184,7 @@ def write_vox(folder: Path, **options: Any) -> Path:
 FORMS: dict[str, tuple[Callable[..., Path], Callable[[NDArray[np.float32]], dict[str, float]]]] = {
     "dense": (write_dense, outputs_of(Dense)),
     "odyssey": (write_odyssey, outputs_of(Odyssey)),
+    "challenge": (write_challenge, outputs_of(Odyssey)),
     "vox": (write_vox, outputs_of(Vox)),
+    "zip": (write_challenge_zip, outputs_of(Odyssey)),
 }

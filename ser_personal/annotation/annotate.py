@@ -75,8 +75,9 @@ def annotate(
         audio: a sound file, a folder (with the folders inside it or linked there, but no hidden ones), or a table with
             a column path, and with start and end (seconds or h:mm:ss) where rows are segments.
         model: a folder that `ser export` wrote, or the name of one on the Hugging Face hub.
-        out: file to write, which appears once it is complete: a .csv, or a Praat .TextGrid with a tier for each
-            speaker and attribute; of several recordings, a folder of TextGrids.
+        out: file to write, which appears once it is complete: a table (.csv, .parquet, .jsonl), a Praat .TextGrid with
+            a tier for each speaker and attribute, or labels for Audacity (.txt). Of several recordings, the last two
+            are folders with a file for each.
         speaker_from: who speaks: the name of the `folder` that a file lies in, the table's `column` speaker, or `none`,
             which also leaves the output's speaker column empty; if null, the segments' speakers, or none without
             --segments. A speaker's recordings count in the order of their paths, or of the table.
@@ -213,10 +214,12 @@ def _run(
 
 def _announce(recognizer: EmotionRecognizer, recordings: Sequence[Recording], done: int, cutter: str) -> None:
     """Say what is annotated, and who isn't calibrated."""
-    speakers = len(set().union(*(recording.speaker_ids for recording in recordings)) - {None})
-    who = counted(speakers, "speaker") if speakers else "no speakers, so nothing is calibrated (--speaker_from)"
+    speakers = set().union(*(one.speaker_ids for one in recordings if one.fault is None))
+    who = counted(len(speakers - {None}), "speaker")
     resumed = f"; resuming after {done}" if done else ""
     show(f"{counted(len(recordings), 'recording')}, {who}; long ones are cut by {cutter}{resumed}")
+    if recognizer.calibrator is not None and None in speakers:
+        show("utterances without a speaker stay raw (--speaker_from, --segments)")
     if recognizer.calibrator is None and not recognizer.emotions:
         show("only speakers with labels are calibrated: the bundle or the command says so (--calibration)")
 

@@ -218,6 +218,8 @@ class Handler(BaseHTTPRequestHandler):
 
     server: Server
     timeout = 60
+    # where the turns lie meanwhile, and what they were uploaded as
+    _turns = ("", "")
 
     @override
     def log_message(self, format: str, *args: Any) -> None:
@@ -235,7 +237,7 @@ class Handler(BaseHTTPRequestHandler):
         try:
             respond(self._path())
         except UserError as error:
-            self._send(f"{error}".encode(), TEXT, HTTPStatus.BAD_REQUEST)
+            self._send(f"{error}".replace(*self._turns).encode(), TEXT, HTTPStatus.BAD_REQUEST)
         except ConnectionError:
             raise
         except Exception as error:  # noqa: BLE001  the page shows the fault, and the next request is served
@@ -305,6 +307,7 @@ class Handler(BaseHTTPRequestHandler):
             ending = next((one for one in TURNS if asked.get("turns", "").lower().endswith(one)), ".txt")
             turns = folder / f"turns{ending}" if of_turns else None
             if turns is not None:
+                self._turns = str(turns), asked.get("turns", "")
                 self._keep(turns, of_turns)
             self._keep(folder / RECORDING, size - of_turns)
             # in a page's address, slashes would make a path of it

@@ -1,7 +1,8 @@
-"""What `ser annotate` writes: a table, or a Praat TextGrid of each recording, and the utterances' vectors."""
+"""What `ser annotate` writes: a table, or of each recording a Praat TextGrid or Audacity's labels, and vectors."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import Counter
 from importlib.util import find_spec
@@ -16,7 +17,7 @@ import numpy as np
 
 from ser_personal.corpus.table import write_rows
 from ser_personal.errors import UserError
-from ser_personal.files import atomic_file
+from ser_personal.files import atomic_file, atomic_write
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,24 +27,27 @@ if TYPE_CHECKING:
     Row = Mapping[str, Any]
 
 
-def is_textgrid(path: Path) -> bool:
-    """Whether a name is that of TextGrids, not of a table."""
-    return path.suffix.lower() == ".textgrid"
+TABLES = (".csv", ".parquet", ".jsonl")
+FORMATS = (*TABLES, ".TextGrid", ".txt")
+_NEEDED = {".parquet": "pyarrow", ".textgrid": "praatio"}
 
 
 def check_format(path: Path) -> None:
-    """Refuse a name that is neither of a table nor of TextGrids, and TextGrids where their library is missing."""
-    if not is_textgrid(path) and path.suffix.lower() != ".csv":
-        raise UserError(f"ends in {path.suffix!r}", where=path, remedy="Choose a name in .csv or .TextGrid")
-    if is_textgrid(path) and find_spec("praatio") is None:
-        raise UserError("needs the package praatio", where=path, remedy="`pip install praatio`, or choose .csv")
+    """Refuse a name whose ending is of no format, or of one whose library is missing."""
+    ending = path.suffix.lower()
+    if ending not in map(str.lower, FORMATS):
+        remedy = f"Choose a name that ends in {', '.join(FORMATS)}"
+        raise UserError(f"ends in {path.suffix!r}", where=path, remedy=remedy)
+    package = _NEEDED.get(ending)
+    if package is not None and find_spec(package) is None:
+        raise UserError(f"needs the package {package}", where=path, remedy=f"`pip install {package}`, or choose .csv")
 
 
 def check_stems(path: Path, recordings: Iterable[Recording]) -> None:
-    """Refuse recordings whose TextGrids would have one name."""
+    """Refuse recordings whose TextGrids or labels would have one name."""
     stems = Counter(Path(source).stem for source in {recording.source for recording in recordings})
     name, times = stems.most_common(1)[0]
-    if is_textgrid(path) and times > 1:
+    if path.suffix.lower() not in TABLES and times > 1:
         what = f"{times} recordings are called {name}"
         raise UserError(what, where=path, remedy="Annotate them one by one, or choose .csv")
 
@@ -51,24 +55,55 @@ def check_stems(path: Path, recordings: Iterable[Recording]) -> None:
 def write_annotations(
     path: Path, rows: Iterable[Row], columns: Sequence[str], attributes: Sequence[str], recordings: Sequence[Recording]
 ) -> None:
-    """Write rows by the ending of the name, all or nothing: a table of the columns, or a TextGrid of each recording.
+    """Write rows by the ending of the name, all or nothing: a table of the columns, or a file of each recording.
 
-    The rows of a recording come together; one without rows has no TextGrid. Of several recordings, `path` is a folder
-    of TextGrids.
+    The rows of a recording come together; one without rows has no file. Of several recordings, `path` is a folder.
     """
-    if not is_textgrid(path):
-        write_rows(path, columns, ([row.get(column) for column in columns] for row in rows))
+    if path.suffix.lower() in TABLES:
+        write_table(path, rows, columns)
         return
     seconds = {recording.source: recording.seconds() for recording in recordings}
     with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
         folder = Path(scratch) / "files"
         folder.mkdir()
         for file, of_file in groupby(rows, key=itemgetter("file")):
-            write_textgrid(folder / f"{Path(file).stem}{path.suffix}", [*of_file], attributes, seconds[file])
+            one = folder / f"{Path(file).stem}{path.suffix}"
+            if path.suffix.lower() == ".txt":
+                write_labels(one, of_file, attributes)
+            else:
+                write_textgrid(one, [*of_file], attributes, seconds[file])
         if path.is_dir():
             shutil.rmtree(path)
         for written in [folder] if len(seconds) > 1 else folder.iterdir():
             written.replace(path)
+
+
+def write_table(path: Path, rows: Iterable[Row], columns: Sequence[str]) -> None:
+    """Write rows as CSV, JSON lines or Parquet, the whole file or nothing."""
+    if path.suffix.lower() == ".csv":
+        write_rows(path, columns, ([row.get(column) for column in columns] for row in rows))
+    elif path.suffix.lower() == ".jsonl":
+        lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
+        atomic_write(path, "".join(lines).encode())
+    else:
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        types = dict.fromkeys(("file", "speaker", "predicted"), pa.string())
+        types |= dict.fromkeys(("calibration_utterances", "short"), pa.int64())
+        schema = pa.schema([(column, types.get(column, pa.float64())) for column in columns])
+        with atomic_file(path) as file:
+            parquet.write_table(pa.Table.from_pylist([*rows], schema=schema), file)
+
+
+def write_labels(path: Path, rows: Iterable[Row], attributes: Sequence[str]) -> None:
+    """Write labels as Audacity imports them: start, end, and the speaker with the calibrated values or the emotion."""
+    lines = []
+    for row in rows:
+        values = [f"{attribute} {row[f'{attribute}_calibrated']:.2f}" for attribute in attributes] or [row["predicted"]]
+        label = " ".join([row["speaker"] or "", *values])
+        lines.append(f"{row['start']:.6f}\t{row['end']:.6f}\t{' '.join(label.split())}\n")
+    path.write_text("".join(lines), encoding="utf-8")
 
 
 def write_textgrid(path: Path, rows: Sequence[Row], attributes: Sequence[str], seconds: float) -> None:

@@ -207,23 +207,23 @@ def _config(bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def find_bundle(name: str | Path, revision: str | None = None) -> Path:
+def find_bundle(name: str | Path, revision: str | None = None, token: str | None = None) -> Path:
     """The folder of a bundle, downloaded where `name` is one of the Hugging Face hub."""
     folder = Path(name)
     if folder.exists():
         return folder
     if not is_hub_name(name):
         raise UserError("no such folder", where=folder, remedy=f"{_REMEDY}, or a hub name")
-    return download(str(name), FILES, revision, "Check the spelling, or give a folder that `ser export` wrote")
+    return download(str(name), FILES, revision, "Check the spelling, or give a folder that `ser export` wrote", token)
 
 
-def download(name: str, files: Sequence[str], revision: str | None, remedy: str) -> Path:
+def download(name: str, files: Sequence[str], revision: str | None, remedy: str, token: str | None = None) -> Path:
     """The folder of a hub model's files, downloaded where they aren't cached."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(files)))
+        return Path(snapshot_download(name, revision=revision, token=token, allow_patterns=list(files)))
     except (HfHubHTTPError, OSError, ValueError) as error:
         reason = shorten(str(error), 160, placeholder=" ...").rstrip(".")
         at = "" if revision is None else f" at revision {revision}"
@@ -231,21 +231,22 @@ def download(name: str, files: Sequence[str], revision: str | None, remedy: str)
         raise UserError(what, where=name, remedy=remedy) from error
 
 
-def push(folder: Path, name: str) -> str:
-    """Put a bundle into a private repository of the Hugging Face hub, and return its address there."""
+def push(folder: Path, name: str, *, public: bool) -> str:
+    """Put a bundle into a repository of the Hugging Face hub, and return its address there."""
     from huggingface_hub import HfApi
 
     hub = HfApi()
     try:
-        hub.create_repo(name, private=True, exist_ok=True)
-        if not hub.model_info(name).private:
-            what, remedy = f"{name} is a public repository", "Give the name of a private or new one"
+        hub.create_repo(name, private=not public, exist_ok=True)
+        if hub.model_info(name).private == public:
+            what = f"{name} is a {'private' if public else 'public'} repository"
+            remedy = f"Give another or new one, or {'leave --public out' if public else 'add --public'}"
             raise UserError(what, where="--push", remedy=remedy)
         hub.upload_folder(repo_id=name, folder_path=folder, commit_message="Add the bundle")
     except UserError:
         raise
     except Exception as error:  # its network library differs by version, and so do its errors
         reason = " ".join(str(error).split())[:160].rstrip(".")
-        remedy = f"`hf auth login`, then `hf upload {name} {folder} . --private`"
+        remedy = f"`hf auth login`, then `hf upload {name} {folder} .{'' if public else ' --private'}`"
         raise UserError(f"is written, and {name} isn't on the hub ({reason})", where=folder, remedy=remedy) from error
     return f"{hub.endpoint}/{name}"

@@ -109,22 +109,23 @@ class EmotionRecognizer:
         window_seconds: float = 5.0,
         hop_seconds: float | None = None,
         revision: str | None = None,
+        token: str | None = None,
         **options: Any,
     ) -> Self:
         """Load a bundle.
 
         Args:
-            name: a folder that `ser export` wrote, or the name of one on the Hugging Face hub; a private one needs
-                `hf auth login` or HF_TOKEN.
+            name: a folder that `ser export` wrote, or the name of one on the Hugging Face hub.
             profiles: file for enrolled speakers, read where it exists; in memory alone if None.
             cut: how long recordings are cut: by `speech` (`silero`, or `energy` where silero-vad isn't installed), or
                 into `windows`, which turns are cut into as well.
             window_seconds: of a window.
             hop_seconds: from the beginning of a window to that of the next; `window_seconds` if None.
             revision: branch, tag or commit on the hub; the newest if None.
+            token: for a private one on the hub; that of `hf auth login` or HF_TOKEN if None.
             options: calibration, pldc, training_speakers, device and bf16, as the class has them.
         """
-        bundle = read_bundle(find_bundle(name, revision))
+        bundle = read_bundle(find_bundle(name, revision, token))
         segmenter = make_segmenter(
             cut, max_samples=bundle.max_samples, window_seconds=window_seconds, hop_seconds=hop_seconds
         )

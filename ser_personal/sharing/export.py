@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import chain
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,8 @@ from ser_personal.speakers.bank import SpeakerBank
 from ser_personal.types import AtLeastTwo
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from ser_personal.finetune.module import FineTuning
@@ -55,14 +58,17 @@ def export(
     group_speakers: AtLeastTwo | None = None,
     card: CardOptions = CardOptions(),  # noqa: B008  frozen
     push: str | None = None,
+    bank: str | None = None,
     *,
+    public: bool = False,
+    single_speakers: bool = False,
     onnx: bool = False,
     anonymise: bool = False,
 ) -> None:
     """Write a bundle: weights, config, speaker bank, posterior, intervals and a model card, for EmotionRecognizer.
 
-    The speaker bank and the card's results are those that `ser test` with PLDC left beside the checkpoint. The bundle
-    of a model of categories (configs/emotion.yaml) gives probabilities, uncalibrated.
+    The card's results are those of `ser test` that lie beside the checkpoint or the bank. The bundle of a model of
+    categories (configs/emotion.yaml) gives probabilities, uncalibrated.
 
     Args:
         checkpoint: a fine-tuned one, such as finetune.ckpt or emotion.ckpt.
@@ -75,6 +81,9 @@ def export(
         card: what the model card can't know by itself.
         push: owner/name on the Hugging Face hub to put the bundle under as well, with the token of `hf auth login` or
             HF_TOKEN; a private repository.
+        bank: the speaker bank; the one that `ser test` with PLDC wrote beside the checkpoint if None.
+        public: make it a public one.
+        single_speakers: let a public bundle hold voice vectors or embeddings of single training speakers.
         onnx: write model.onnx as well, encoder and interpreter, for speakers outside the embedding table.
         anonymise: new names for the training speakers, and none of their embeddings; vectors in the bank stay what
             they are, biometric data.
@@ -83,17 +92,23 @@ def export(
     check_empty(folder)
     if push is not None and not is_hub_name(push):
         raise UserError(f"{push} isn't a name on the hub", where="--push", remedy="Give owner/name")
+    if public and push is None:
+        raise UserError("is for the hub", where="--public", remedy="Add --push owner/name, or leave it out")
     if onnx:
         check_onnx_installed()
     module = load_finetuned(checkpoint)
     _check_reads_audio(module, checkpoint, onnx=onnx)
-    of_attributes = corpus is not None or calibration not in (None, "none") or group_speakers is not None
-    if module.emotions and of_attributes:
-        remedy = "Leave --corpus, --calibration and --group_speakers out"
+    of_attributes = [bank, corpus, group_speakers, None if calibration == "none" else calibration]
+    if module.emotions and any(given is not None for given in of_attributes):
+        remedy = "Leave --bank, --corpus, --calibration and --group_speakers out"
         raise UserError("predicts categories, which aren't calibrated", where=checkpoint, remedy=remedy)
-    speaker_bank = None if module.emotions else _find_bank(checkpoint, module.personalized.fingerprint())
+    speaker_bank = None if module.emotions else _find_bank(checkpoint, bank, module.personalized.fingerprint())
+    if public and group_speakers is None and not single_speakers:
+        _refuse_single_speakers(speaker_bank, [] if anonymise else module.personalized.speakers.ids)
     bundle = uncalibrated(module, speaker_bank)
-    metrics = _find_metrics(checkpoint, bundle.model if speaker_bank is None else speaker_bank.fingerprint)
+    metrics = _find_metrics(
+        {checkpoint, bank or checkpoint}, bundle.model if speaker_bank is None else speaker_bank.fingerprint
+    )
     if metrics is not None and speaker_bank is not None:
         bundle = replace(bundle, pldc=PLDCSettings(**metrics["pldc"]))
     embedded_speakers = len(bundle.network.personalized.speakers.ids)
@@ -130,7 +145,7 @@ def export(
     write_bundle(bundle, folder, finish)
     console.print(f"written: {folder}")
     if push is not None:
-        console.print(f"private: {push_bundle(folder, push)}")
+        console.print(f"{'public' if public else 'private'}: {push_bundle(folder, push, public=public)}")
 
 
 def _validated(
@@ -172,7 +187,8 @@ def _validated(
 def _with_default(bundle: Bundle, name: CalibrationName | None, console: Console) -> Bundle:
     chosen = name or ("none" if bundle.bank is None else "pldc")
     make_calibrator(bundle, chosen)
-    lacking = ": no speaker bank lies beside the checkpoint, where `ser test` writes it" if bundle.bank is None else ""
+    no_bank = ": no speaker bank lies beside the checkpoint, where `ser test` writes it (--bank)"
+    lacking = no_bank if bundle.bank is None else ""
     console.print(f"calibration {chosen}{lacking}")
     return replace(bundle, calibration=chosen)
 
@@ -239,10 +255,19 @@ def uncalibrated(module: FineTuning, bank: SpeakerBank | None) -> Bundle:
     )
 
 
-def _find_bank(checkpoint: str, model: str) -> SpeakerBank | None:
-    """The bank beside the checkpoint, where there is one; that of another model is refused."""
-    path = Path(checkpoint).with_suffix(".speaker_bank.safetensors")
-    if not path.is_file():
+def _refuse_single_speakers(bank: SpeakerBank | None, embedded: Sequence[str]) -> None:
+    """Refuse to publish what was learnt of single speakers, by name or without."""
+    if bank is not None or embedded:
+        instead = "--anonymise" if bank is None else "--group_speakers 5"
+        what = f"would publish {'embeddings' if bank is None else 'voice vectors'} of single speakers, biometric data"
+        remedy = f"Add {instead}, or --single_speakers if they all agreed to it"
+        raise UserError(what, where="--public", remedy=remedy)
+
+
+def _find_bank(checkpoint: str, named: str | None, model: str) -> SpeakerBank | None:
+    """The bank that is named, or lies beside the checkpoint; that of another model is refused."""
+    path = Path(named or Path(checkpoint).with_suffix(".speaker_bank.safetensors"))
+    if named is None and not path.is_file():
         return None
     bank = SpeakerBank.load(path)
     if bank.fingerprint.rpartition("-")[2] != model:
@@ -266,10 +291,10 @@ def _refuse_other_training_set(bank: SpeakerBank, corpus: Corpus) -> None:
         raise UserError(what, where="--corpus", remedy=remedy)
 
 
-def _find_metrics(checkpoint: str, model: str) -> dict[str, Any] | None:
-    """The newest metrics.json of a test of this model, in the checkpoint's folder or below; None without any."""
+def _find_metrics(beside: set[str], model: str) -> dict[str, Any] | None:
+    """The newest metrics.json of a test of this model, beside these files or below; None without any."""
     tests = []
-    for path in Path(checkpoint).parent.rglob("metrics.json"):
+    for path in chain.from_iterable(Path(file).parent.rglob("metrics.json") for file in beside):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+import zipfile
+import zlib
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from ser_personal.errors import UserError, require_scale
 from ser_personal.files import check_empty, is_hub_name
 from ser_personal.sharing.public_models import (
+    CHALLENGE,
     REMEDY,
     SETTINGS,
     WEIGHTS,
@@ -16,6 +23,9 @@ from ser_personal.sharing.public_models import (
     write_uncalibrated,
 )
 from ser_personal.types import Attribute
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 CHECKPOINT, BUNDLE = "finetune.ckpt", "bundle"
 MSP_SCALE = (1.0, 7.0)
@@ -36,12 +46,13 @@ def import_model(
     A model of emotion attributes becomes finetune.ckpt, for `ser test --ckpt_path` and
     `ser fit --model.initial_checkpoint`, and bundle/, for `ser annotate`. Read are models of the form of
     audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim, 3loi/SER-Odyssey-Baseline-WavLM-Multi-Attributes and
-    tiantiaf/wavlm-large-msp-podcast-emotion-dim. scikit-learn's k-means, dumped by joblib
-    (`hubert_base_ls960_L9_km500.bin`), becomes codebook.safetensors, for `ser kmeans --codebook`, and a fairseq HuBERT
-    checkpoint prediction_head.safetensors, for PAPT. No code of the files is run.
+    tiantiaf/wavlm-large-msp-podcast-emotion-dim, and the Odyssey challenge's own files, in a folder or a zip.
+    scikit-learn's k-means, dumped by joblib (`hubert_base_ls960_L9_km500.bin`), becomes codebook.safetensors, for
+    `ser kmeans --codebook`, and a fairseq HuBERT checkpoint prediction_head.safetensors, for PAPT. No code of the files
+    is run.
 
     Args:
-        model: name on the Hugging Face hub, a folder of a model, or a released codebook or checkpoint.
+        model: name on the Hugging Face hub, a folder or zip of a model, or a released codebook or checkpoint.
         out: folder to write to; of a model a new or empty one.
         codebook: codebook.safetensors whose clusters a fairseq checkpoint was trained on, needed for one.
         revision: branch, tag or commit on the hub; the newest if None.
@@ -51,9 +62,9 @@ def import_model(
     """
     path = Path(model)
     if not path.exists() and not is_hub_name(model):
-        remedy = "Give a model's folder, its name on the Hugging Face hub, or a released checkpoint or codebook"
+        remedy = "Give a model's folder or zip, its name on the Hugging Face hub, or a released checkpoint or codebook"
         raise UserError("no such file or folder", where=model, remedy=remedy)
-    if path.is_file():
+    if path.is_file() and path.suffix.lower() != ".zip":
         from ser_personal.pretrain.released import import_released
 
         import_released(model, out, codebook, replace=replace)
@@ -66,8 +77,7 @@ def import_model(
     from ser_personal.recognition.bundle import new_folder
     from ser_personal.sharing.model_card import IMPORTED
 
-    files = _files_of(model, revision)
-    with new_folder(Path(out)) as folder:
+    with _files_of(model, revision) as files, new_folder(Path(out)) as folder:
         found = read_public_model(files, model, attributes)
         module = as_module(found, model, scale)
         imported = {"name": model, "license": _licence(files)}
@@ -78,16 +88,26 @@ def import_model(
     print(f"{out}/{CHECKPOINT}, {out}/{BUNDLE}: {predicted}; licence {imported['license']}")
 
 
-def _files_of(model: str, revision: str | None) -> Path:
-    """The folder with the model's files, downloaded where need be."""
-    if Path(model).is_dir():
-        return Path(model)
+@contextmanager
+def _files_of(model: str, revision: str | None) -> Iterator[Path]:
+    """The folder with the model's files, downloaded or unpacked where need be."""
     from ser_personal.recognition.bundle import download
 
-    folder = download(model, [*SETTINGS, WEIGHTS[0]], revision, REMEDY)
-    if (folder / WEIGHTS[0]).exists():
-        return folder
-    return download(model, [*SETTINGS, WEIGHTS[1]], revision, REMEDY)
+    path = Path(model)
+    if path.is_file():
+        with TemporaryDirectory() as unpacked:
+            try:
+                shutil.unpack_archive(path, unpacked)
+            except (OSError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+                raise UserError(f"can't be unpacked ({error})", where=model, remedy="Download it again") from error
+            yield next((file.parent for file in Path(unpacked).rglob(CHALLENGE[0])), Path(unpacked))
+    elif path.is_dir():
+        yield path
+    else:
+        folder = download(model, [*SETTINGS, WEIGHTS[0]], revision, REMEDY)
+        if not (folder / WEIGHTS[0]).exists():
+            folder = download(model, [*SETTINGS, WEIGHTS[1]], revision, REMEDY)
+        yield folder
 
 
 def _licence(files: Path) -> str:

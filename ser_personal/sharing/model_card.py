@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from math import isinf
+from math import isinf, isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,9 @@ from ser_personal.calibration.conformal import speakers_needed
 from ser_personal.scores import from_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+
+    from huggingface_hub import EvalResult
 
     from ser_personal.calibration.conformal import HalfWidths
     from ser_personal.recognition.bundle import Bundle
@@ -68,6 +70,7 @@ def model_card(
         pipeline_tag="audio-classification",
         tags=["speech-emotion-recognition", "personalization", "PAPT", *calibrated],
         datasets=list(options.datasets) or None,
+        eval_results=list(_eval_results(bundle, splits, options)) or None,
     )
     personalized = bundle.network.personalized
     trained = "PAPT" if personalized.fusion_name != "none" else "TAPT"
@@ -100,6 +103,36 @@ def _results(content: Mapping[str, Any]) -> dict[str, Any]:
     """One test set without its oracles, scores read."""
     rows = {name: from_json(row["attributes"]) for name, row in content["rows"].items() if not row["is_oracle"]}
     return {"utterances": content["utterances"], "speakers": content["speakers"], "rows": rows}
+
+
+def _eval_results(bundle: Bundle, splits: Mapping[str, Any], options: CardOptions) -> Iterator[EvalResult]:
+    """What the test found, for the hub's `model-index`."""
+    from huggingface_hub import EvalResult
+
+    dataset = ", ".join(options.datasets) or "the corpus it was trained on"
+    calibrated = {"pldc": bundle.pldc.variant, "posterior": "posterior", "none": "raw"}[bundle.calibration]
+    for split, content in splits.items():
+        if bundle.emotions:
+            scores = content["scores"]
+            found = [("recall", "Unweighted average recall", scores["uar"]), ("f1", "Macro F1", scores["macro_f1"])]
+        else:
+            found = [
+                ("ccc", f"{kind} of {attribute}, {label}", value)
+                for row, label in {calibrated: "calibrated", "raw": "raw"}.items()
+                for attribute, one in content["rows"].get(row, {}).items()
+                for kind, value in (("O-CCC", one.overall_ccc), ("A-CCC", one.average_ccc))
+            ]
+        for kind, name, value in found:
+            if value is not None and not isnan(value):
+                yield EvalResult(
+                    task_type="audio-classification",
+                    dataset_type=dataset,
+                    dataset_name=dataset,
+                    dataset_split=split,
+                    metric_type=kind,
+                    metric_name=name,
+                    metric_value=round(value, 4),
+                )
 
 
 def _intervals(bundle: Bundle) -> dict[str, Any]:

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 SETTINGS = ("config.json", "preprocessor_config.json", "README.md")
+# what the Odyssey 2024 challenge gives away, and the order of its labels
+CHALLENGE = ("final_ssl.pt", "final_pool.pt", "final_ser.pt", "train_norm_stat.pkl")
+CHALLENGE_ATTRIBUTES = ("arousal", "dominance", "valence")
+CHALLENGE_SAMPLES = 12 * SAMPLE_RATE
 REMEDY = (
     "Give one such as audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim or"
     " 3loi/SER-Odyssey-Baseline-WavLM-Multi-Attributes, with its files as they were published"
@@ -49,6 +53,8 @@ class PublicModel:
 def read_public_model(folder: Path, name: str, attributes: Sequence[str] | None = None) -> PublicModel:
     """Read a model's files; `name` is the user's, for messages."""
     try:
+        if (folder / CHALLENGE[0]).is_file():
+            return _challenge(folder, name, attributes or CHALLENGE_ATTRIBUTES)
         config = json.loads((folder / SETTINGS[0]).read_text(encoding="utf-8"))
         labels = config.get("id2label") or {}
         named = attributes or [str(labels[place]).lower() for place in sorted(labels, key=int)]
@@ -135,6 +141,17 @@ def _odyssey(config: dict[str, Any], weights: dict[str, Tensor], name: str, attr
         last="out",
         attributes=attributes,
     )
+
+
+def _challenge(folder: Path, name: str, attributes: Sequence[str]) -> PublicModel:
+    """The Odyssey challenge's own files, which say neither what their outputs are nor how long the audio was."""
+    from ser_personal.pretrain.restricted_pickle import read_arrays
+
+    ssl, pool, ser, (mean, std) = (read_arrays(folder / file) for file in CHALLENGE)
+    parts = {"ssl_model": ssl, "pool_model": pool, "ser_model": ser}
+    weights = {f"{part}.{layer}": weight for part, own in parts.items() for layer, weight in own.items()}
+    config = {"ssl_type": "wavlm-large", "mean": mean, "std": std, "maxlen": CHALLENGE_SAMPLES}
+    return _odyssey(config, weights, name, attributes)
 
 
 def _vox_profile(config: dict[str, Any], weights: dict[str, Tensor], name: str) -> PublicModel:
@@ -267,7 +284,7 @@ def as_module(found: PublicModel, name: str, scale: tuple[float, float]) -> Emot
         given = 0 if last is None or not last.ndim else len(last)
         if last is None or given != len(outputs):
             what = f"its head gives {given} outputs and names {len(outputs)}"
-            raise UserError(what, where=name, remedy=REMEDY)
+            raise UserError(what, where=name, remedy="Name them in their order, such as --attributes '[arousal]'")
         head[f"{found.last}.{part}"] = last[torch.tensor(order)].float() * (high - low) + shift
     _load(module.interpreter, head, name)
     # as the command line leaves it in a checkpoint; the module itself adds the rest

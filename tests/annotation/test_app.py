@@ -185,7 +185,7 @@ def test_what_cannot_be_recognised_is_one_line(client, files, monkeypatch):
     sound, good = files / 'a "b".wav', (files / "meeting.wav").read_bytes()
     for content, name, text, line in (
         (b"no sound", None, "", 'a "b".wav: can\'t be decoded (Format not recognised)'),
-        (good, "x.rttm", "SPEAKER a 1 0.5", "turns.rttm, line 1: isn't RTTM"),
+        (good, "x.rttm", "SPEAKER a 1 0.5", "x.rttm, line 1: isn't RTTM"),
         (good, "x.docx", "y", "is neither .rttm, .TextGrid nor .csv"),
         (good, "x.csv", "start,end,speaker\n0,99,anna\n", "turn of anna from 0 to 99 s isn't in the recording"),
         (good, "x.csv", "file,start,end,speaker\na,0,1,x\nb,0,1,y\n", "has no turns in"),
@@ -195,7 +195,7 @@ def test_what_cannot_be_recognised_is_one_line(client, files, monkeypatch):
         if turns:
             turns.write_text(text)
         status, said = client.upload(sound, turns=turns)
-        assert (status, "\n" in said, line in said) == (400, False, True), said
+        assert (status, "\n" in said, line in said, str(files) in said) == (400, False, True, False), said
     # nor does a fault of ours keep the next request from an answer
     monkeypatch.setattr(module, "read_timelines", lambda _: 1 / 0)
     assert client.upload(files / "meeting.wav") == (500, "ZeroDivisionError: division by zero")

@@ -81,7 +81,7 @@ def reasons_in(folder):
     return {Path(file).stem: reason for file, reason in pd.read_csv(failed).itertuples(index=False)}
 
 
-def test_bad_turns_of_some_recordings(conversation, bundle_folder, tmp_path):
+def test_bad_turns_of_some_recordings(conversation, bundle_folder, tmp_path, capsys):
     """The others are done, and each is listed."""
     folder, sound = tmp_path / "talks", (tmp_path / "meeting.wav").read_bytes()
     folder.mkdir()
@@ -94,6 +94,7 @@ def test_bad_turns_of_some_recordings(conversation, bundle_folder, tmp_path):
         (folder / f"{name}.rttm").write_text(content)
     frame = annotated(bundle_folder, tmp_path, folder, "--segments", folder, code=1)
     assert {Path(file).stem for file in frame["file"]} == {"disordered"}
+    assert "utterances without a speaker stay raw" in capsys.readouterr().out
     found = reasons_in(tmp_path)
     assert found.keys() == {"channels", "renamed", "somewhere"}
     assert "turns on channels 1, 2" in found["channels"]

@@ -14,6 +14,20 @@ ANNA = 'an"na <b>'
 TURNS = [(ANNA, 0.0, 1.5), ("NA", 1.0, 2.5), ("林", 3.0, 4.5), (ANNA, 5.0, 6.0), (ANNA, 5.5, 6.25)]
 
 
+def test_every_format_holds_the_same(annotate):
+    table = pd.read_csv(annotate(), dtype={"speaker": str})
+    lines = pd.read_json(annotate(out="predictions.jsonl"), lines=True, dtype={"speaker": str})
+    pd.testing.assert_frame_equal(lines, table, check_dtype=False)
+    folder = annotate(out="labels.txt")
+    for row in table.itertuples():
+        label = f"{row.speaker} arousal {row.arousal_calibrated:.2f} valence {row.valence_calibrated:.2f}"
+        line = f"{row.start:.6f}\t{row.end:.6f}\t{label}\n"
+        assert (folder / f"{Path(row.file).stem}.txt").read_text() == line
+    pytest.importorskip("pyarrow", reason="pyarrow isn't installed (the extra parquet)")
+    parquet = pd.read_parquet(annotate(out="predictions.parquet"))
+    pd.testing.assert_frame_equal(parquet, table, check_dtype=False)
+
+
 def test_a_textgrid_has_a_tier_for_each_speaker_and_attribute(tmp_path):
     textgrid = pytest.importorskip("praatio.textgrid", reason="praatio isn't installed (the extra textgrid)")
     frame = pd.DataFrame(TURNS, columns=["speaker", "start", "end"]).assign(file="meeting.wav")

@@ -73,7 +73,11 @@ def test_the_card_is_filled_from_the_test_and_says_what_is_prohibited(tested_che
     metadata, text = card_of(tmp_path / "bundle")
     stated = {"language": ["en"], "license": "cc-by-nc-4.0", "datasets": ["MSP-Podcast"]}
     assert metadata | stated | {"library_name": "ser_personal"} == metadata
-    sigma = metrics["splits"]["test1"]["rows"]["sigma"]["attributes"]["arousal"]
+    rows = metrics["splits"]["test1"]["rows"]
+    sigma = rows["sigma"]["attributes"]["arousal"]
+    listed = {entry["name"]: entry["value"] for entry in metadata["model-index"][0]["results"][0]["metrics"]}
+    assert listed["O-CCC of valence, raw"] == round(rows["raw"]["attributes"]["valence"]["overall_ccc"], 4)
+    assert listed["A-CCC of arousal, calibrated"] == round(sigma["average_ccc"], 4)
     for words in (
         f"| sigma | {sigma['overall_ccc']:.3f} |",
         "Order of the outputs: arousal, then valence.",
@@ -103,6 +107,14 @@ def test_a_moved_checkpoint_needs_its_run_beside_it(moved, metrics, tmp_path):
     text = card_of(tmp_path / "beside")[1]
     assert "The model knew some of the tested speakers" in text
     assert "Speakers with an embedding learnt in pre-training: 8." in text
+
+
+def test_a_bank_that_lies_elsewhere_is_named(exported, tested_checkpoint, moved):
+    Path(moved).with_suffix(".speaker_bank.safetensors").unlink()
+    bank = tested_checkpoint.with_suffix(".speaker_bank.safetensors")
+    recognizer, text, _ = exported("--bank", bank, checkpoint=moved)
+    assert recognizer.bundle.bank.fingerprint == SpeakerBank.load(bank).fingerprint
+    assert "test1: 18 utterances; speakers: 3 unseen." in text
 
 
 def test_a_model_of_speaker_features_isnt_shared():

@@ -22,6 +22,7 @@ class Hub:
         self.cache = cache
         self.files: dict[str, dict[str, bytes]] = {}  # repository -> name -> content
         self.private: dict[str, bool] = {}
+        self.tokens: set[str | None] = set()  # that downloads came with
         self.refuses = False  # uploads
 
     def create_repo(self, _api, name, *, private, exist_ok):
@@ -37,7 +38,8 @@ class Hub:
             raise HfHubHTTPError("403 Forbidden: you don't have the rights", response=MagicMock())
         self.files[repo_id] |= {path.name: path.read_bytes() for path in folder_path.iterdir()}
 
-    def snapshot_download(self, name, *, revision, allow_patterns):
+    def snapshot_download(self, name, *, revision, token, allow_patterns):
+        self.tokens.add(token)
         if name not in self.files:
             raise RepositoryNotFoundError("404 Client Error. Repository Not Found", response=MagicMock())
         if revision not in {None, "main", COMMIT}:
@@ -69,10 +71,27 @@ def test_a_bundle_pushed_and_loaded_by_its_name(hub, tested_checkpoint, tmp_path
     pushed = hub.files["anna/voices"]
     assert pushed == {path.name: path.read_bytes() for path in bundle.iterdir()}
     assert 'EmotionRecognizer.from_pretrained("anna/voices")' in pushed["README.md"].decode()
-    loaded = EmotionRecognizer.from_pretrained("anna/voices", revision=COMMIT)
+    loaded = EmotionRecognizer.from_pretrained("anna/voices", revision=COMMIT, token="hf_ours")  # noqa: S106
+    assert hub.tokens == {"hf_ours"}
     assert loaded.bundle.model == EmotionRecognizer.from_pretrained(bundle).bundle.model
     with pytest.raises(UserError, match=r"hub gives at revision v9 \(.*Revision Not Found"):
         EmotionRecognizer.from_pretrained("anna/voices", revision="v9")
+
+
+def test_single_speakers_are_published_only_when_asked_for(
+    hub, tested_checkpoint, finetuned_checkpoint, tmp_path, capsys
+):
+    export = ["export", tested_checkpoint, "--push", "anna/open", "--public", "--out"]
+    assert ser(*export, tmp_path / "refused") == 2
+    assert "would publish voice vectors of single speakers" in capsys.readouterr().err
+    without_bank = ["export", finetuned_checkpoint, "--push", "anna/open", "--public", "--out", tmp_path / "anyone"]
+    assert ser(*without_bank) == 2
+    assert "would publish embeddings of single speakers, biometric data. Add --anonymise" in capsys.readouterr().err
+    assert hub.files == {}
+    assert ser(*export, tmp_path / "grouped", "--group_speakers", "4") == 0
+    assert ser(*export, tmp_path / "single", "--single_speakers") == 0
+    assert ser(*without_bank, "--anonymise") == 0
+    assert hub.private == {"anna/open": False}
 
 
 def test_where_the_hub_refuses_or_shows_it_to_all_the_bundle_is_kept(hub, tested_checkpoint, tmp_path, capsys):
