@@ -97,7 +97,7 @@ def _files_of(model: str, revision: str | None) -> Iterator[Path]:
     if path.is_file():
         with TemporaryDirectory() as unpacked:
             try:
-                shutil.unpack_archive(path, unpacked)
+                shutil.unpack_archive(path, unpacked, "zip")
             except (OSError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
                 raise UserError(f"can't be unpacked ({error})", where=model, remedy="Download it again") from error
             yield next((file.parent for file in Path(unpacked).rglob(CHALLENGE[0])), Path(unpacked))
