@@ -60,6 +60,10 @@ class Encoder(nn.Module, ABC):
     def merge_adapters(self) -> None:
         """Add LoRA's adapters to the weights that they stand beside, for good; nothing where there are none."""
 
+    def weights_found_again(self) -> dict[str, Tensor]:
+        """Weights that `build` reads again from their hub name or folder, so that a checkpoint leaves them out."""
+        return {}
+
     def freeze_mask_embedding(self) -> None:
         """Freeze the embedding of masked frames, where nothing is masked: DDP stops at unused weights."""
 

@@ -285,5 +285,5 @@ class TinyEncoder(HubertEncoder):
         }
 
     @override
-    def _load(self) -> Any:
+    def _load(self, saved: dict[str, Any]) -> Any:
         return self._from_config(dict(self.architecture))

@@ -6,6 +6,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
@@ -14,7 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from typing_extensions import override
 
-from ser_personal.encoder.base import UNFIT, Encoder
+from ser_personal.encoder.base import UNFIT, Encoder, weights_fingerprint
 from ser_personal.errors import UserError, require_range
 from ser_personal.types import PositiveFinite
 
@@ -32,11 +33,14 @@ class LoRA:
         rank: of each adapter.
         alpha: its output is scaled by alpha / rank.
         dropout: of its input.
+        adapters_alone: save only the adapters; to load such a checkpoint, the encoder's weights must still be at the
+            same hub name or folder.
     """
 
     rank: PositiveInt = 8
     alpha: PositiveFinite = 16.0
     dropout: ClosedUnitInterval = 0.0
+    adapters_alone: bool = False
 
 
 class PretrainedEncoder(Encoder):
@@ -63,6 +67,8 @@ class PretrainedEncoder(Encoder):
         # entries of transformers' config; weights released in half precision are trained in full, under autocast
         self.overrides = {"dtype": "float32", **settings}
         self.network: Any = None
+        # hub name or folder of the network's weights, as long as no checkpoint brings others
+        self._origin: str | None = None
         self.register_parameter("layer_weights", None)
 
     @property
@@ -88,7 +94,11 @@ class PretrainedEncoder(Encoder):
     def build(self, config: str | None = None) -> None:
         saved = {} if config is None else json.loads(config)
         lora = saved.pop("lora", None)
-        self.network = self._load() if config is None else self._from_config(saved)
+        base = (lora or {}).get("base")
+        if base:
+            self.pretrained = base["name"]
+        self._origin = None
+        self.network = self._load(saved) if base or config is None else self._from_config(saved)
         require_range("freeze_layers", self.freeze_layers or 0, 0, len(self.layers))
         self._make_front_end()
         # transformers hands out pre-trained models in evaluation mode, which turns checkpointing and dropout off.
@@ -96,6 +106,10 @@ class PretrainedEncoder(Encoder):
         if self.gradient_checkpointing:
             self.network.gradient_checkpointing_enable()
         self._freeze()
+        if base and weights_fingerprint(self._base_weights()) != base["weights"]:
+            what = "has other weights now than those that the checkpoint's adapters were trained on"
+            remedy = "Put the old ones there, or fine-tune again without --model.lora.adapters_alone"
+            raise UserError(what, where=f"encoder {self.pretrained}", remedy=remedy)
         if saved.get("weighted_layers"):
             self._weigh_layers()
         if lora:
@@ -127,12 +141,13 @@ class PretrainedEncoder(Encoder):
 
         return AutoModel.from_config(config)
 
-    def _load(self) -> Any:
+    def _load(self, saved: dict[str, Any]) -> Any:
+        """Load the network from hub or folder, its config from there too where none is saved."""
         from transformers import AutoConfig, AutoModel
 
         where = f"encoder {self.pretrained}"
         try:
-            config = AutoConfig.from_pretrained(self.pretrained)
+            config = AutoConfig.for_model(**saved) if saved else AutoConfig.from_pretrained(self.pretrained)
             if config.model_type not in self.model_types:
                 what = f"is of type {config.model_type}, which this encoder can't load"
                 raise UserError(what, where=where, remedy=f"Use one of {', '.join(self.model_types)}")
@@ -157,6 +172,8 @@ class PretrainedEncoder(Encoder):
                     cause = f"the file calls it {name}: take {name.removesuffix(first)} off its keys"
             remedy = "Give weights and a config.json that belong together"
             raise UserError(f"the file {what}, first {first} ({cause})", where=where, remedy=remedy)
+        folder = Path(self.pretrained)
+        self._origin = str(folder.resolve()) if folder.is_dir() else self.pretrained
         return network
 
     @override
@@ -171,14 +188,35 @@ class PretrainedEncoder(Encoder):
             return
         # sizes as plain numbers: torch refuses to load the types by which the command line restricts them
         asked = json.loads(json.dumps(asdict(lora)))
-        if self._lora not in (None, asked):
+        if self._lora is None:
+            self._inject(asked | {"base": self._base() if lora.adapters_alone else None})
+        elif self._lora | asked != self._lora:
             what = f"the checkpoint has adapters already, of {self._lora}"
             raise UserError(what, where="--model.lora", remedy="Give these settings, or leave it out")
-        if self._lora is None:
-            self._inject(asked)
         if not any(weight.requires_grad for name, weight in self.named_parameters() if "lora_" in name):
             what = "every layer that would have adapters is frozen"
             raise UserError(what, where="--model.lora", remedy="Add --model.encoder.freeze_layers 0")
+
+    def _base(self) -> dict[str, str]:
+        if self._origin is None:
+            what = "the encoder's weights have no hub name or folder to be loaded from again"
+            remedy = "Give --model.lora.adapters_alone false"
+            raise UserError(what, where="--model.lora.adapters_alone", remedy=remedy)
+        return {"name": self._origin, "weights": weights_fingerprint(self._base_weights())}
+
+    def _base_weights(self) -> dict[str, Tensor]:
+        learnt = ("lora_", "layer_weights", MASK_EMBEDDING)
+        weights = self.state_dict().items()
+        return {name: weight for name, weight in weights if not any(part in name for part in learnt)}
+
+    @override
+    def weights_found_again(self) -> dict[str, Tensor]:
+        return self._base_weights() if self._lora is not None and self._lora.get("base") else {}
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        for name, weight in self.weights_found_again().items():
+            state_dict.setdefault(prefix + name, weight)
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     def _inject(self, lora: dict[str, Any]) -> None:
         try:

@@ -149,6 +149,8 @@ class PersonalizedModule(LightningModule):
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[DESCRIPTION] = dict(self.personalized.describe())
+        for name in self.personalized.encoder.weights_found_again():
+            checkpoint["state_dict"].pop(f"{PREFIX}encoder.{name}", None)
         # paths as text and other libraries' numbers as Python's, as `weights_only` can load them
         for key in ("hyper_parameters", "datamodule_hyper_parameters"):
             if key in checkpoint:

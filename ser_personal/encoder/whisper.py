@@ -68,8 +68,8 @@ class WhisperEncoder(PretrainedEncoder):
         return int(self.network.config.max_source_positions) * HOP
 
     @override
-    def _load(self) -> Any:
-        return super()._load().encoder
+    def _load(self, saved: dict[str, Any]) -> Any:
+        return super()._load(saved).encoder
 
     @override
     def _make(self, config: Any) -> Any:

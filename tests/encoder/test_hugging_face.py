@@ -1,9 +1,10 @@
+import shutil
 import sys
 
 import pytest
 import torch
 from garbage import refused
-from tiny_models import built, emotion_data, finetuning, fit, padded_noise, papt, pretrain_data
+from tiny_models import built, emotion_data, finetuning, fit, padded_noise, papt, pretrain_data, tiny_network
 
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.hugging_face import LoRA
@@ -73,6 +74,29 @@ def test_adapters_alone_learn_above_frozen_layers(hubert_folder, peft):
     assert "layer_weights" in learning
     assert len(learning) == 5
     assert all("layers.1." in name for name in learning if "lora_" in name)
+
+
+def test_a_checkpoint_of_adapters_alone_needs_the_weights_beside_which_they_were_trained(
+    network_folders, synthetic_corpus, tmp_path, peft
+):
+    folder, lora, data = tmp_path / "base", LoRA(rank=2, adapters_alone=True), emotion_data(synthetic_corpus)
+    shutil.copytree(network_folders["hubert", "layer"], folder)
+    module = finetuning(encoder=HubertEncoder(str(folder), normalize=False), lora=lora)
+    fit(module, data, tmp_path, max_steps=1).save_checkpoint(tmp_path / "finetune.ckpt")
+    saved = torch.load(tmp_path / "finetune.ckpt", weights_only=True)["state_dict"]
+    assert not any("conv_layers" in name for name in saved)
+    again, anew = (
+        finetuning(encoder=HubertEncoder("nowhere"), lora=lora, initial_checkpoint=str(tmp_path / "finetune.ckpt"))
+        for _ in range(2)
+    )
+    again.build(data)
+    torch.testing.assert_close(again.state_dict(), module.state_dict(), atol=0, rtol=0)
+    assert again.personalized.encoder.config == module.personalized.encoder.config
+    other = tiny_network("hubert", "layer")
+    other.encoder.layer_norm.bias.data += 1
+    other.save_pretrained(folder)
+    refused(f"encoder {folder}: has other weights now", anew.build, data)
+    refused("no hub name or folder .*adapters_alone false", finetuning(lora=lora).build, data)
 
 
 def test_a_checkpoint_of_adapters_comes_back_and_fine_tuning_keeps_or_merges_them(
