@@ -5,15 +5,19 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 import warnings
+from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from time import perf_counter
 from traceback import walk_tb
 from typing import Any
 
 import torch
+from jsonargparse import Namespace
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
@@ -25,6 +29,7 @@ from lightning.pytorch.callbacks import (
     WeightAveraging,
 )
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback, _InstantiatorFn
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
@@ -127,6 +132,7 @@ class StageCLI(LightningCLI):
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         parser.add_argument(VERBOSE, action="store_true", help="show what Lightning says, too")
+        parser.add_argument("--wandb", type=str | None, metavar="PROJECT", help="log to this project of W&B")
         if subcommand == "fit":
             parser.add_argument("--replace", action="store_true", help="replace the model of an earlier training run")
         return parser
@@ -137,6 +143,13 @@ class StageCLI(LightningCLI):
         asked = self.config[self.config["subcommand"]]
         asked.pop("verbose")
         self._replace = asked.pop("replace", False)
+        project = asked.pop("wandb")
+        if project is not None:
+            if find_spec("wandb") is None:
+                remedy = "`pip install 'ser_personal[wandb]'`, or leave it out for TensorBoard"
+                raise UserError("the package wandb isn't installed", where=f"--wandb {project}", remedy=remedy)
+            logger = {"class_path": "lightning.pytorch.loggers.WandbLogger", "init_args": Namespace(project=project)}
+            asked.trainer.logger = Namespace(logger)
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:  # type: ignore[override]
@@ -183,6 +196,11 @@ class StageCLI(LightningCLI):
         saved = self.model.hparams
         arguments = self.config_dump["model"]["init_args"]
         saved.update({name: value for name, value in arguments.items() if name not in saved})
+        for logger in self.trainer.loggers if self.trainer.is_global_zero else ():
+            # Lightning deletes the log of an earlier run in its folder
+            if isinstance(logger, CSVLogger) and (log := Path(logger.log_dir) / "metrics.csv").exists():
+                names = (log.with_name(f"metrics.{number}.csv") for number in count(1))
+                log.rename(next(name for name in names if not name.exists()))
 
     @override
     def _parse_ckpt_path(self) -> None:
@@ -268,6 +286,9 @@ class StageCLI(LightningCLI):
                 where="--data.speaker_selection",
                 remedy="Give --model.initial_checkpoint finetune.ckpt, or --data.speaker_selection null for everyone",
             )
+        if config.trainer.sync_batchnorm and trainer.strategy.root_device.type != "cuda":
+            remedy = "Leave it out: MLPInterpreter's batch norm counts all devices' utterances without it"
+            raise UserError("is torch's for GPUs alone", where="--trainer.sync_batchnorm true", remedy=remedy)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, UNSUPPORTED):
                 raise UserError(
@@ -291,6 +312,8 @@ class StageCLI(LightningCLI):
                 remedy="Append yours by --trainer.callbacks+, or save none with --trainer.enable_checkpointing false",
             )
         require_range("--trainer.accumulate_grad_batches", trainer.accumulate_grad_batches, 1)
+        if trainer.check_val_every_n_epoch is not None:
+            require_range("--trainer.check_val_every_n_epoch", trainer.check_val_every_n_epoch, 1)
         self.model.starts_from_checkpoint = config.get("ckpt_path") is not None
 
     def fit(self, **arguments: Any) -> None:
@@ -338,6 +361,19 @@ def _while_restoring(error: BaseException) -> bool:
     )
 
 
+def _at_fault(error: BaseException) -> str | None:
+    """The callback or logger of Lightning's own inside which an error was raised, unless in our code that it called."""
+    flag = None
+    for frame, _ in walk_tb(error.__traceback__):
+        module, kind = str(frame.f_globals["__name__"]), type(frame.f_locals.get("self"))
+        part = re.match(r"lightning\.pytorch\.(callbacks|loggers)\.", module)
+        if part is not None and kind.__module__.startswith("lightning."):
+            flag = f"--trainer.{part[1].replace('loggers', 'logger')} {kind.__name__}"
+        elif module.startswith("ser_personal."):
+            flag = None
+    return flag
+
+
 def run(arguments: list[str]) -> StageCLI:
     """Run a stage: its name and its flags (DDP starts the other processes by `sys.argv`)."""
     try:
@@ -363,11 +399,14 @@ def run(arguments: list[str]) -> StageCLI:
     except Exception as error:
         # Lightning refuses some arguments by plain errors: an accelerator without its package, a callback given twice
         *_, (frame, _) = walk_tb(error.__traceback__)
-        module = str(frame.f_globals["__name__"])
+        theirs = str(frame.f_globals["__name__"]).startswith(("lightning.", "jsonargparse."))
         refusal = isinstance(error, (MisconfigurationException, ValueError, RuntimeError, ModuleNotFoundError))
-        theirs = module.startswith("wandb.") or (refusal and module.startswith(("lightning.", "jsonargparse.")))
-        if not theirs or find_user_error(error) is not None:
+        at_fault = _at_fault(error)
+        if find_user_error(error) is not None or not (at_fault or (theirs and refusal)):
             raise
-        stage = f"ser {arguments[0]}"
         what = " ".join(str(error).split())[:400].rstrip(".")
+        if at_fault:
+            remedy = "Leave it out, or give what it asks for"
+            raise UserError(f"doesn't work with this run ({what})", where=at_fault, remedy=remedy) from error
+        stage = f"ser {arguments[0]}"
         raise UserError(what, where=stage, remedy=f"`{stage} --help` lists the arguments") from error

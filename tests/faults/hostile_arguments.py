@@ -27,7 +27,18 @@ OF_FIT = [
     (
         "a stop by a score that isn't",
         "--trainer.callbacks+ EarlyStopping --trainer.callbacks.monitor val_acc",
-        "metric `val_acc` which is not available",
+        "--trainer.callbacks EarlyStopping: .* metric `val_acc` which is not available",
+    ),
+    (
+        "a callback for other models",
+        "--trainer.callbacks+ BackboneFinetuning",
+        "callbacks BackboneFinetuning: .*backbone",
+    ),
+    ("torch's synchronised norm on a CPU", "--trainer.sync_batchnorm true", "batchnorm true: is torch's for GPUs"),
+    (
+        "a validation every 0 epochs",
+        "--trainer.check_val_every_n_epoch 0",
+        "check_val_every_n_epoch: 0 is out of range",
     ),
     ("a callback that fails", "--trainer.callbacks+ Timer --trainer.callbacks.duration 00:00:00:20", "fit: .*Interval"),
 ]

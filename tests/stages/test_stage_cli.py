@@ -1,6 +1,8 @@
 import json
 import re
+import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pandas as pd
@@ -124,6 +126,17 @@ def test_a_corpus_is_a_table_whose_path_stays_or_a_class_with_its_arguments(synt
     assert build("fit", *configs("finetune.yaml", "tiny/finetune.yaml"), *corpus).datamodule.scale == (0.0, 10.0)
 
 
+def test_the_log_of_an_earlier_run_is_kept(build, synthetic_corpus, tmp_path):
+    folder = tmp_path / "lightning_logs" / "version_0"
+    folder.mkdir(parents=True)
+    logger = ["--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", tmp_path, "--trainer.logger.version", "0"]
+    for content in ("first", "second"):
+        (folder / "metrics.csv").write_text(content)
+        build("fit", *finetune_arguments(synthetic_corpus), *logger)
+    kept = {path.name: path.read_text() for path in folder.glob("metrics*")}
+    assert kept == {"metrics.1.csv": "first", "metrics.2.csv": "second"}
+
+
 def test_a_fit_says_each_thing_once(tmp_path, synthetic_corpus, capsys, caplog):
     short = ["--trainer.limit_train_batches", "1"]
     flags = trainer_flags(tmp_path, max_epochs=2)[:-2]
@@ -132,6 +145,28 @@ def test_a_fit_says_each_thing_once(tmp_path, synthetic_corpus, capsys, caplog):
     assert re.findall(r"epoch (\d) of 2: val_ccc -?\.\d{3}, \d+ s", printed) == ["1", "2"]
     assert len(re.findall(r"written: .*finetune.ckpt, val_ccc -?\.\d{3}, the best of 2 epochs", printed)) == 1
     assert not [line for line in ("Total params", "Seed set to", "GPU available") if line in printed]
+
+
+def test_wandb_is_a_flag_for_its_logger_or_one_line(tmp_path, synthetic_corpus, capsys, monkeypatch):
+    arguments = ["fit", *finetune_arguments(synthetic_corpus), *trainer_flags(tmp_path), "--wandb", "a/b"]
+    monkeypatch.setattr("ser_personal.stages.stage_cli.find_spec", lambda _: None)
+    assert ser(*arguments) == 2
+    assert "ser: --wandb a/b: the package wandb isn't installed. `pip install" in capsys.readouterr().err
+    asked = []
+
+    def refuse(**settings: object) -> None:
+        asked.append(settings["project"])
+        raise Exception("Invalid project name")
+
+    wandb = MagicMock(run=None, init=refuse)
+    for name in ("wandb", "wandb.sdk", "wandb.sdk.lib", "wandb.wandb_run"):
+        monkeypatch.setitem(sys.modules, name, wandb)
+    monkeypatch.setattr("lightning.pytorch.loggers.wandb._WANDB_AVAILABLE", True)
+    monkeypatch.setattr("ser_personal.stages.stage_cli.find_spec", lambda name: name)
+    assert ser(*arguments) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert re.match(r"ser: --trainer\.logger WandbLogger: .*Invalid project name", line)
+    assert asked == ["a/b"]
 
 
 def test_the_same_fit_can_be_run_again_and_gives_the_same_weights(run, tmp_path, synthetic_corpus):
