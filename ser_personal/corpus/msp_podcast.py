@@ -17,7 +17,7 @@ from ser_personal.types import Utterance
 logger = logging.getLogger(__name__)
 
 # Releases 1.6 and 1.8 spell it "concensus".
-LABEL_FILES = ("labels_consensus.csv", "labels_concensus.csv")
+LABEL_FILES = ("labels_consensus.csv", "labels_concensus.csv", "labels_consensus.json", "labels_concensus.json")
 AUDIO_FOLDERS = ("Audios", "Audio")
 
 ATTRIBUTE_COLUMNS = {"arousal": "EmoAct", "valence": "EmoVal", "dominance": "EmoDom"}
@@ -39,9 +39,9 @@ EMOTIONS: dict[str, str | None] = {
 class MSPPodcast(Corpus):
     """A release of MSP-Podcast: a folder with `Labels/` and `Audios/` (or `Audio/`).
 
-    Labels come from `labels_consensus.csv` or `labels_concensus.csv`, and lie on a scale from 1 to 7; hidden ones
-    (Test3) are NaN. `Development` is validation and `Test` is test1. An utterance's id is its file name without suffix.
-    The class letters become words (anger, sadness, ...); X, no agreement, is no emotion.
+    Labels come from `labels_consensus` or `labels_concensus`, CSV before JSON, and lie on a scale from 1 to 7; hidden
+    ones (Test3) are NaN. `Development` is validation and `Test` is test1. An utterance's id is its file name without
+    suffix. The class letters become words (anger, sadness, ...); X, no agreement, is no emotion.
 
     Args:
         root: the release's folder.

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import csv
 import gzip
+import json
+import logging
+import re
 import zipfile
 import zlib
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from difflib import get_close_matches
+from functools import cache
 from io import StringIO
 from math import inf, isfinite, isnan, nan
 from pathlib import Path
@@ -27,13 +32,22 @@ if TYPE_CHECKING:
 Row = dict[str, str]
 Vectors = dict[str, "NDArray[np.float64]"]
 
+logger = logging.getLogger(__name__)
+
 _BROKEN_ZIP = (zipfile.BadZipFile, zlib.error)
 _NO_LABEL = frozenset({"", "-", "na", "n/a", "nan", "none", "null", "unknown", "hidden"})
 
 # columns whose cells name files, as the disk spells them
 _PATHS = frozenset({"path", "file", "FileName"})
-# what others call the attributes
+# columns whose cells are names, whatever they look like
+_NAMES = _PATHS | {"speaker", "split", "gender", "emotion", "id", "utterance"}
+_DECIMAL_COMMA = re.compile(r"^([+-]?\d+),(\d+)$")
+# what others call the columns that are known here
 _SYNONYMS = {
+    "path": {"file", "filename", "file_name", "file_path", "audio", "audio_path", "wav"},
+    "speaker": {"speaker_id", "speakerid", "spk", "spk_id", "spkrid"},
+    "split": {"set", "partition", "subset", "split_set"},
+    "utterance": {"utterance_id", "utt", "utt_id", "id", "path", "file"},
     "arousal": {"activation", "act", "aro", "emoact", "emo_act"},
     "valence": {"val", "emoval", "emo_val", "pleasure", "valenz"},
     "dominance": {"dom", "emodom", "emo_dom", "dominanz"},
@@ -45,15 +59,18 @@ _UNREAD_PARTS |= {"channel"}
 
 
 def read_text(path: Path) -> str:
-    """Read a text file in UTF-8, gzipped or not, with or without a byte order mark."""
+    """Read a text file in UTF-8 or, with a byte order mark, UTF-16, gzipped or not."""
     try:
         content = path.read_bytes()
         content = gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
+        if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+            _note(path, "UTF-16")
+            return content.decode("utf-16")
         return content.decode("utf-8-sig")
     except FileNotFoundError as error:
         raise UserError("no such file", where=path, remedy="Check the spelling of the path") from error
     except UnicodeDecodeError as error:
-        what = f"isn't UTF-8 text (byte {error.start} is {error.object[error.start]:#04x})"
+        what = f"isn't {error.encoding.upper()} text (byte {error.start} is {error.object[error.start]:#04x})"
         raise UserError(what, where=path, remedy="Save the file again as UTF-8") from error
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
@@ -70,12 +87,13 @@ def read_rows(
 ) -> list[Row]:
     """Read a table whose columns are known by name, in any order.
 
-    It may be gzipped, and separated by commas, semicolons or tabs, whichever its header has most of. Every cell of text
-    stays what it is: a speaker called NA, None or 007 keeps that name. The csv module, and not pandas, because pandas
-    fills up short rows unnoticed, and its strict engine takes eight times as long.
+    It may be gzipped, and separated by commas, semicolons or tabs, whichever its header has most of; of the latter two,
+    numbers may have decimal commas. Every cell of text stays what it is: a speaker called NA, None or 007 keeps that
+    name. The csv module, and not pandas, because pandas fills up short rows unnoticed, and its strict engine takes
+    eight times as long.
 
     Args:
-        path: the table, with a header line; or Parquet.
+        path: the table, with a header line; or Parquet, or JSON in the form of MSP-Podcast's labels.
         required: columns it must have.
         filled: those of them without a blank cell.
         any_case: lower-case column names that are accepted in any case.
@@ -83,7 +101,8 @@ def read_rows(
     Returns:
         Column -> cell of each row, as `plain_name` spells it, a path as it stands; blank lines are left out.
     """
-    lines = _lines(path)
+    text, separator = _text_and_separator(path)
+    lines = _lines(text, separator, path)
     _, first = next(lines, ("", []))
     header = _header(first, any_case, path)
     _check_columns(header, required, any_case, path)
@@ -94,6 +113,9 @@ def read_rows(
             raise UserError(what, where=where, remedy="Give every row one cell per column, separators in quotes")
         named = zip(header, cells, strict=True)
         row = {name: cell.strip() if name in _PATHS else plain_name(cell) for name, cell in named}
+        if separator != ",":
+            for name in row.keys() - _NAMES:
+                row[name] = _DECIMAL_COMMA.sub(r"\1.\2", row[name])
         for column in filled:
             if not row[column]:
                 raise UserError(f"blank {column}", where=where, remedy="Fill it in or remove the row")
@@ -103,11 +125,25 @@ def read_rows(
     return rows
 
 
-def _lines(path: Path) -> Iterator[tuple[str, list[str]]]:
+def _text_and_separator(path: Path) -> tuple[str, str]:
+    as_csv = {".parquet": _parquet_as_csv, ".json": _json_as_csv}.get(path.suffix.lower())
+    if as_csv is not None:
+        return as_csv(path), ","
+    text = read_text(path)
+    separator = max(",;\t", key=text.lstrip("\r\n").partition("\n")[0].count)
+    if separator != ",":
+        _note(path, "separated by semicolons" if separator == ";" else "separated by tabs")
+    return text, separator
+
+
+@cache
+def _note(path: Path, what: str) -> None:
+    logger.warning("%s: read as %s", path, what)
+
+
+def _lines(text: str, separator: str, path: Path) -> Iterator[tuple[str, list[str]]]:
     """Read a table's lines that aren't blank, -> where each is, and its cells."""
-    text = _parquet_as_csv(path) if path.suffix.lower() == ".parquet" else read_text(path)
-    header = text.lstrip("\r\n").partition("\n")[0]
-    reader = csv.reader(StringIO(text, newline=""), strict=True, delimiter=max(",;\t", key=header.count))
+    reader = csv.reader(StringIO(text, newline=""), strict=True, delimiter=separator)
     try:
         yield from ((f"{path}, line {reader.line_num}", cells) for cells in reader if cells)
     except csv.Error as error:
@@ -124,6 +160,20 @@ def _parquet_as_csv(path: Path) -> str:
     except (ImportError, OSError, ValueError) as error:
         remedy = "Save it as CSV, or `pip install 'ser_personal[parquet]'`"
         raise UserError(f"can't be read as Parquet ({error})", where=path, remedy=remedy) from error
+
+
+def _json_as_csv(path: Path) -> str:
+    """Read `{"NAME.wav": {"EmoAct": 4.0, ...}, ...}`, as in releases of MSP-Podcast; null and NaN become blank."""
+    import pandas as pd
+
+    try:
+        # pairs, so that a name that is listed twice is two rows
+        pairs = json.loads(read_text(path), object_pairs_hook=list)
+        rows = [{**dict(fields), "FileName": name} for name, fields in pairs]
+    except (TypeError, ValueError, RecursionError) as error:
+        remedy = "Give one object, from FileName to an object of fields"
+        raise UserError(f"isn't JSON of labels ({error})", where=path, remedy=remedy) from error
+    return str(pd.DataFrame(rows, dtype=object).to_csv(index=False))
 
 
 def _header(cells: Sequence[str], any_case: Collection[str], path: Path) -> list[str]:
@@ -143,8 +193,16 @@ def _check_columns(header: Sequence[str], required: Collection[str], read: Colle
     missing = [name for name in required if name not in header]
     if missing:
         what = f"no column {', '.join(missing)} (found: {', '.join(header) or 'none'})"
-        raise UserError(what, where=path, remedy="Name the columns as listed, separated by commas")
-    if "path" in {name.lower() for name in header}:
+        remedy = "Name the columns as listed, separated by commas"
+        meant = {name: each for name in missing for each in header if each.lower() in _SYNONYMS.get(name, ())}
+        if meant:
+            remedy = f"Did you mean {', '.join(meant.values())}? Rename it to {', '.join(meant)}"
+        raise UserError(what, where=path, remedy=remedy)
+    folded = {name.lower() for name in header}
+    if "path" in folded:
+        if len(folded & {*SEGMENT}) == 1:
+            what = f"has one of the columns {' and '.join(SEGMENT)} alone"
+            raise UserError(what, where=path, remedy="Add the other, blank where a segment reaches to the end")
         for name in header:
             if name.lower() in _UNREAD_PARTS:
                 what = f"column {name} would say what part of a recording a row is, and isn't read"

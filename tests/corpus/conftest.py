@@ -1,4 +1,5 @@
 import csv
+import json
 from zlib import crc32
 
 import numpy as np
@@ -35,6 +36,9 @@ def release(tmp_path):
         for row in rows:
             write_wav(root / audio / str(row[0]))
         write_table(root / "Labels" / label_file, MSP_COLUMNS, rows)
+        if label_file.endswith(".json"):
+            fields = {row[0]: dict(zip(MSP_COLUMNS[1:], row[1:], strict=True)) for row in rows}
+            (root / "Labels" / label_file).write_text(json.dumps(fields))
         return root
 
     return write

@@ -21,6 +21,7 @@ VERSIONS = {
     "1.6": ("labels_concensus.csv", "Audio", ["Validation", "Test"]),
     "1.8": ("labels_concensus.csv", "Audios", ["Validation", "Test1", "Test2"]),
     "1.11": ("labels_consensus.csv", "Audios", ["Development", "Test1", "Test2", "Test3"]),
+    "2.0": ("labels_consensus.json", "Audios", ["Development", "Test1", "Test2", "Test3"]),
 }
 COLUMNS = ["path", "speaker", "split", "arousal"]
 

@@ -35,20 +35,29 @@ ROWS = [
     {"path": "b.wav", "speaker": "1,2", "split": "dev", "arousal": ""},
 ]
 COMMAS = 'path,speaker,split,arousal\na.wav,NA,train,4.5\n\nb.wav,"1,2",dev,\n'
-SEMICOLONS = "path;speaker;split;arousal\r\na.wav;NA;train;4.5\r\nb.wav;1,2;dev;\r\n"
+SEMICOLONS = "path;speaker;split;arousal\r\na.wav;NA;train;4,5\r\nb.wav;1,2;dev;\r\n"
 SPELLINGS = {
     "commas.csv": f"\r\n\r\n{COMMAS}".encode(),
     "excel.csv": SEMICOLONS.encode("utf-8-sig"),
-    "tabs.tsv": SEMICOLONS.replace(";", "\t").encode(),
-    "zipped.tsv.gz": gzip.compress(SEMICOLONS.replace(";", "\t").encode()),
+    "tabs.tsv": SEMICOLONS.replace(";", "\t").encode("utf-16"),
+    "zipped.csv.gz": gzip.compress(COMMAS.encode()),
 }
 
 
 @pytest.mark.parametrize("name", SPELLINGS)
-def test_a_table_is_read_alike_however_it_was_saved(name, tmp_path):
+def test_a_table_is_read_alike_however_it_was_saved(name, tmp_path, caplog):
     (tmp_path / name).write_bytes(SPELLINGS[name])
     assert is_table(tmp_path / name)
     assert read_rows(tmp_path / name, ("path", "split")) == ROWS
+    assert bool(caplog.records) == (name in {"excel.csv", "tabs.tsv"})
+
+
+def test_columns_by_other_names_and_half_a_segment_are_told(tmp_path):
+    (tmp_path / "a.csv").write_text("file,speaker_id,split\na.wav,s,train\n")
+    told = r"no column path, speaker .*Did you mean file, speaker_id\? Rename it to path, speaker"
+    refused(told, read_rows, tmp_path / "a.csv", ("path", "speaker"))
+    (tmp_path / "a.csv").write_text("path,speaker,split,start\na.wav,s,train,1\n")
+    refused("one of the columns start and end alone", read_rows, tmp_path / "a.csv", ("path", "speaker"))
 
 
 def test_parquet_is_read_as_its_table_is(tmp_path):
