@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import replace
 from functools import partial
-from math import isnan
+from math import isnan, nan
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -49,6 +49,7 @@ DUPLICATE_ID = Kind("utterance id listed more than once", fatal=True)
 LABEL_OUTSIDE = Kind("label outside the scale", fatal=True)
 LABEL_MISSING = Kind("label missing")
 NO_LABEL = Kind("split without any label: enough for pre-training, not for fine-tuning")
+ONE_LABEL = Kind("attribute with the same label in all of the validation set: the best epoch can't be chosen by it")
 NO_SPEAKER = Kind("split without a known speaker: training leaves it out unless data.known_speakers_only is false")
 SHARED_SPEAKER = Kind("speaker in train and in another split", fatal=True)
 VALIDATION_SPEAKER = Kind("speaker in validation and in a test set: the checkpoint is chosen on it")
@@ -182,6 +183,10 @@ def _set_problems(utterances: Sequence[Utterance], allow_overlap: Sequence[str])
             yield Problem(NO_SPEAKER, name)
         if all(isnan(label) for utterance in sets[name] for label in utterance.labels.values()):
             yield Problem(NO_LABEL, name)
+        for attribute in ATTRIBUTES if name == "validation" else ():
+            labels = {label for each in sets[name] if not isnan(label := each.labels.get(attribute, nan))}
+            if len(labels) == 1:
+                yield Problem(ONE_LABEL, attribute)
     others = {name for name in sets if not name.startswith("test")} - {"train", "validation"}
     yield from (Problem(OTHER_SPLIT, name) for name in sorted(others))
     for name, speakers in shared_speakers(sets).items():

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from functools import cached_property, partial
 from itertools import chain
 from math import isnan
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, cast
 
 import numpy as np
@@ -15,7 +17,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
-from ser_personal.audio import BAD_AUDIO, WINDOW
+from ser_personal.audio import BAD_AUDIO, SAMPLE_RATE, WINDOW
 from ser_personal.corpus.csv_corpus import open_corpus
 from ser_personal.corpus.splits import canonical_split, canonical_splits, require_split
 from ser_personal.data.dataset import WholeUtterances, collate, samples_of
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
     from ser_personal.data.speaker_features import SpeakerFeatures
     from ser_personal.types import FeatureSource, Utterance
 
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
+# batches that torch keeps ready for each worker
+PREFETCHED = 2
 RESUME = "Give it what it was trained with, or start a new training run"
 
 
@@ -235,7 +240,25 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
             what = f"{processes} processes for {len(indices)} training utterances in batches of {self.max_batch}"
             remedy = "Ask for fewer devices or nodes, give more audio, or raise data.max_batch"
             raise UserError(what, where="trainer.devices", remedy=remedy)
-        return self._load(self._sampler(indices, shuffle=True), trains=True)
+        sampler = self._sampler(indices, shuffle=True)
+        if self.trainer:
+            self._report(sampler, self.trainer.accumulate_grad_batches)
+        return self._load(sampler, trains=True)
+
+    def _report(self, sampler: BucketBatchSampler, accumulated: int) -> None:
+        """Log how much audio a step has on all devices together, and what an epoch trains on twice."""
+        plan, processes = sampler.plan(epoch=0), sampler.world_size
+        lengths = [self.length_of(self.utterances[i]) for i in chain(*plan)]
+        # the last one of an epoch may be of fewer batches
+        steps = -(-len(sampler) // accumulated)
+        step = f"{len(lengths) / steps:.1f} utterances, {sum(lengths) / SAMPLE_RATE / steps:.0f} s"
+        rank_zero_info(
+            f"a step: {step} on average over all devices ({processes}); an epoch: {len(sampler)} batches on each"
+        )
+        repeated = len(sampler) * processes - len(plan)
+        if repeated:
+            even = f"so that {processes} processes have equally many"
+            rank_zero_info(f"{repeated} batches of an epoch are trained on twice, {even}")
 
     def eval_loader(self, indices: Sequence[int]) -> SpeechLoader[Batch]:
         """Load this rank's share of some utterances, longest first; batches repeated to even shares repeat indices."""
@@ -259,12 +282,27 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
         )
 
     def _load(self, sampler: GivenBatches, *, trains: bool = False) -> SpeechLoader[Batch]:
+        self._refuse_small_shared_memory(sampler)
         if self.speaker_features is not None:
             # look up every speaker now, not in the middle of an epoch
             self.speaker_features.of([self.utterances[i].speaker_id for i in chain(*sampler.plan(0))])
         weights = self.speaker_weights if trains else {}
         make_batch = partial(collate, speaker_features=self.speaker_features, weights=weights)
         return SpeechLoader(self.dataset, sampler, make_batch, num_workers=self.num_workers, persistent=trains)
+
+    def _refuse_small_shared_memory(self, sampler: GivenBatches) -> None:
+        """Refuse workers that would wait for ever: they hand batches over in shared memory."""
+        if not self.num_workers or not SHARED_MEMORY.is_dir():
+            return
+        free, source = shutil.disk_usage(SHARED_MEMORY).free, self.frame_source
+        sample_bytes = 4 if source is None else 2 * source.dim / (source.frame_seconds * SAMPLE_RATE)
+        lengths = [[self.length_of(self.utterances[i]) for i in batch] for batch in sampler.plan(epoch=0)]
+        largest = max((len(each) * max(each) for each in lengths), default=0)
+        needed = self.num_workers * PREFETCHED * largest * sample_bytes
+        if free < needed:
+            what = f"has {free / 1e6:.0f} MB left, {self.num_workers} workers need {needed / 1e6:.0f} MB"
+            remedy = "Start the container with more (`docker run --shm-size 2g`), or give --data.num_workers 0"
+            raise UserError(what, where=SHARED_MEMORY, remedy=remedy)
 
     @override
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:

@@ -126,10 +126,14 @@ class EmotionDataModule(SpeechDataModule[EmotionBatch]):
                 name: {label for each in utterances if not isnan(label := each.labels.get(name, nan))}
                 for name in getattr(module, "attributes", ()) or ATTRIBUTES
             }
-        if all(len(labels) < MIN_BATCH for labels in values.values()):
+        constant = [name for name, labels in values.items() if len(labels) < MIN_BATCH]
+        if len(constant) == len(values):
             what = f"has fewer than two different labels of {', '.join(values)}: no epoch's model can be the best"
             remedy = "Give the validation set utterances of different labels"
             raise UserError(what, where="split validation", remedy=remedy)
+        if self.trainer and constant:
+            names = " and ".join(constant)
+            rank_zero_info(f"validation has no two different labels of {names}: the best epoch is chosen without")
 
     @cached_property
     @override

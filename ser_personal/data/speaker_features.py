@@ -163,3 +163,23 @@ class CachedSpeakerFeatures(SpeakerFeatureSource):
         means = np.stack([cache[utterance_id].astype(np.float32).mean(0) for utterance_id in utterance_ids])
         vector: NDArray[np.float32] = means.mean(0) if self.statistics == "mean" else means.max(0)
         return vector
+
+
+class ConcatFeatures(SpeakerFeatureSource):
+    """Several sources' vectors joined, of the speakers of the first, such as raw statistics and learnt features.
+
+    Args:
+        sources: at least one.
+    """
+
+    def __init__(self, sources: list[SpeakerFeatureSource]) -> None:
+        if not sources:
+            raise UserError("no sources", where="--data.speaker_features ConcatFeatures", remedy="Name at least one")
+        self.sources = sources
+
+    @override
+    def read(self, utterances: Sequence[Utterance]) -> SpeakerFeatures:
+        read = [source.read(utterances) for source in self.sources]
+        ids = sorted(read[0].vectors)
+        joined = np.concatenate([features.of(ids) for features in read], axis=1)
+        return SpeakerFeatures(dict(zip(ids, joined, strict=True)), " and ".join(each.source for each in read))

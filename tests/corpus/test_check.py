@@ -66,6 +66,8 @@ def test_problems_of_labels_and_sets(table):
     assert found(tested) == [(kinds.VALIDATION_SPEAKER, "t", "test1")]
     others = [[f"{name}.wav", name, name, 3] for name in ("trian", "held_out", "Test-2", "test_clean")]
     assert found(table(COLUMNS, *GOOD, *others)) == [(kinds.OTHER_SPLIT, name, "") for name in ("held_out", "trian")]
+    alike = table(COLUMNS, *GOOD[:3], ["v.wav", "t", "dev", 3])
+    assert found(alike) == [(kinds.ONE_LABEL, "arousal", "")]
     # which some stages can use
     path = table(COLUMNS, ["a.wav", "Unknown", "train", ""], GOOD[2], GOOD[3])
     assert found(path)[:2] == [(kinds.NO_SPEAKER, "train", ""), (kinds.NO_LABEL, "train", "")]

@@ -92,6 +92,7 @@ def on_rank(corpus, rank=0, world_size=1, **options):
     datamodule.trainer = SimpleNamespace(
         global_rank=rank,
         world_size=world_size,
+        accumulate_grad_batches=2,
         limit_val_batches=1.0,
         lightning_module=SimpleNamespace(attributes=("arousal",)),
         state=SimpleNamespace(fn=TrainerFn.FITTING),
@@ -117,6 +118,28 @@ def test_a_step_is_of_as_many_utterances_on_any_number_of_devices(corpus_folder)
         refused(f"{devices} processes for 24 training utterances in batches of 8", data.train_dataloader)
 
 
+def test_a_fit_says_what_a_step_is_and_what_is_trained_on_twice(corpus_folder, caplog):
+    with caplog.at_level("INFO"):
+        on_rank(corpus_folder, world_size=4, max_batch=8).train_dataloader()
+        # of the three batches of each device two are accumulated, and then one
+        step = "a step: 12.0 utterances, 13 s on average over all devices (4); an epoch: 3 batches on each"
+        assert step in caplog.text
+        assert "twice" not in caplog.text
+        on_rank(corpus_folder, world_size=5, max_batch=20).train_dataloader()
+    assert "4 batches of an epoch are trained on twice" in caplog.text
+
+
+def test_workers_without_the_shared_memory_that_they_need(corpus_folder, monkeypatch):
+    monkeypatch.setattr("ser_personal.data.datamodule.SHARED_MEMORY", corpus_folder)
+    # 24 utterances of at most 1.65 s in four batches of 6: a worker of two has two batches of 634 kB
+    data = on_rank(corpus_folder, num_workers=2, max_batch=6)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1_000_000))
+    refused(r"has 1 MB left, 2 workers need 3 MB\. .*--shm-size.*num_workers 0", data.train_dataloader)
+    on_rank(corpus_folder, max_batch=6).train_dataloader()
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=4_000_000))
+    data.train_dataloader()
+
+
 def test_a_fit_is_not_resumed_with_other_batches(corpus_folder):
     state = on_rank(corpus_folder, max_batch=8).state_dict()
     on_rank(corpus_folder, max_batch=8, num_workers=3).load_state_dict(state)
@@ -139,7 +162,12 @@ def test_a_fit_is_not_resumed_on_another_file_of_the_same_speakers(corpus_folder
     refused("trained on other utterances, lengths or labels", on_rank(folder).load_state_dict, state)
 
 
-def test_a_validation_set_that_chooses_no_model(corpus_folder, tmp_path):
+def test_a_validation_set_that_chooses_no_model(corpus_folder, tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        data = on_rank(corpus_folder)
+        data.trainer.lightning_module.attributes = ("arousal", "valence")
+        data.setup("fit")
+    assert "validation has no two different labels of valence: the best epoch is chosen without" in caplog.text
     folder = copytree(corpus_folder, tmp_path / "corpus")
     table = (folder / "corpus.csv").read_text().splitlines()
     constant = [line[: line.rindex("validation") + 11] + "4," if "validation" in line else line for line in table]

@@ -10,7 +10,7 @@ from ser_personal.corpus.csv_corpus import CSVCorpus
 from ser_personal.corpus.msp_podcast import MSPPodcast
 from ser_personal.data.emotion import CachedEmotionDataModule, EmotionDataModule
 from ser_personal.data.frame_store import FeatureCache
-from ser_personal.data.speaker_features import CachedSpeakerFeatures, SpeakerFeatures, SpeakerVectorFile
+from ser_personal.data.speaker_features import CachedSpeakerFeatures, ConcatFeatures, SpeakerFeatures, SpeakerVectorFile
 from ser_personal.types import FeatureSource
 
 SOURCE = FeatureSource(encoder="noise", dim=4, frame_seconds=0.02)
@@ -142,6 +142,9 @@ def test_statistics_of_speakers(corpus, cache_folder):
         features = CachedSpeakerFeatures(str(cache_folder), statistics).read(corpus.utterances)
         assert sorted(features.vectors) == ["s0", "s1", "s2", "s3", "t1", "t2", "v0"]
         np.testing.assert_allclose(features.of(["s1"])[0], vector, rtol=1e-3)
+    both = ConcatFeatures([CachedSpeakerFeatures(str(cache_folder), name) for name in ("mean", "moments")])
+    joined = both.read(corpus.utterances).of(["s1"])[0]
+    np.testing.assert_allclose(joined, np.concatenate([expected["mean"], expected["moments"]]), rtol=1e-3)
     strangers = [replace(utterance, speaker_id=None) for utterance in corpus.utterances]
     refused("holds no utterance of a known speaker", CachedSpeakerFeatures(str(cache_folder)).read, strangers)
 
