@@ -21,7 +21,7 @@ from ser_personal.pretrain.masked_prediction import (
     span_mask,
 )
 from ser_personal.speakers.embedding import SpeakerEmbedding, SpeakerRepresentation
-from ser_personal.types import FusionName, NonNegativeFinite, PositiveFinite, Seed, Share
+from ser_personal.types import NO_PSEUDO_LABEL, FusionName, NonNegativeFinite, PositiveFinite, Seed, Share
 
 if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 VALIDATION_SETS = ("", "_unseen_speakers")
 CODEBOOK = "codebook_hash"
+# Cohen's kappa of a head whose clusters are in the wrong order stays below this
+MIN_KAPPA = 0.05
 
 
 class PAPT(PersonalizedModule):
@@ -91,6 +93,7 @@ class PAPT(PersonalizedModule):
         self.save_hyperparameters(ignore=["encoder", "speakers", "lora"])
         self.lora = lora
         self.codebook_hash = ""
+        self._checks_cluster_order = False
 
     @override
     def build(self, training_set: TrainingSet) -> None:
@@ -136,7 +139,7 @@ class PAPT(PersonalizedModule):
         from ser_personal.pretrain.released import load_released_head
 
         path = self.hparams["released_head"]
-        head, codebook_hash = load_released_head(path)
+        head, codebook_hash, order_known = load_released_head(path)
         expected, dim = (self.personalized.dim, self.codebook_hash), head.final_proj.in_features
         if (dim, codebook_hash) != expected:
             raise UserError(
@@ -146,6 +149,28 @@ class PAPT(PersonalizedModule):
                 "--codebook`), or make a fresh head by --model.released_head null",
             )
         self.head = head
+        self._checks_cluster_order = not order_known
+
+    def _check_cluster_order(self, predicted: Tensor, targets: Tensor) -> None:
+        """Refuse a released head that predicts masked frames of the first step hardly better than chance.
+
+        Cohen's kappa is that of the frames of all devices, so that all stop or none does.
+        """
+        self._checks_cluster_order = False
+        predicted, targets = predicted[targets != NO_PSEUDO_LABEL], targets[targets != NO_PSEUDO_LABEL]
+        chosen, clusters = (predicted, targets, targets[predicted == targets]), len(self.head.label_embeddings)
+        counts = torch.stack([torch.bincount(ids, minlength=clusters) for ids in chosen]).float()
+        of_predicted, of_targets, of_correct = self.trainer.strategy.reduce(counts, reduce_op="sum")
+        frames = of_targets.sum()
+        chance, correct = float((of_predicted * of_targets).sum() / frames**2), float(of_correct.sum() / frames)
+        # NaN where nothing was masked
+        if correct - chance < MIN_KAPPA * (1 - chance):
+            raise UserError(
+                f"finds the cluster of {correct:.1%} of {frames:.0f} masked frames, chance finds {chance:.1%}",
+                where=self.hparams["released_head"],
+                remedy="Its clusters aren't those of the pseudo-labels: import it with its own codebook and take the "
+                "encoder that it was released with, or make a fresh head by --model.released_head null",
+            )
 
     def _predict(self, batch: PretrainBatch, mask_seed: int) -> tuple[MaskedPredictionLoss, EncoderOutput]:
         time_mask = span_mask(
@@ -164,6 +189,8 @@ class PAPT(PersonalizedModule):
         batches = self.current_epoch * int(self.trainer.num_training_batches) + batch_idx
         step_seed = (self.hparams["seed"] * 1_000_003 + batches) * self.trainer.world_size + self.global_rank
         prediction, output = self._predict(batch, step_seed)
+        if self._checks_cluster_order and output.time_mask is not None:
+            self._check_cluster_order(prediction.predicted, batch["pseudo_labels"][output.time_mask])
         masked = self.trainer.strategy.reduce(prediction.masked.float(), reduce_op="sum").clamp(min=1)
         # DDP averages gradients over ranks
         loss = prediction.loss * self.trainer.world_size / masked

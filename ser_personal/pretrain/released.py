@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 HEAD = ("final_proj.weight", "final_proj.bias", "label_embs_concat")
+SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")
 
 
-def load_released_head(path: str | Path) -> tuple[PredictionHead, str]:
-    """Read a file of `ser import`: the prediction head, and the hash of the codebook whose clusters it scores."""
+def load_released_head(path: str | Path) -> tuple[PredictionHead, str, bool]:
+    """Read a file of `ser import`: the head, the hash of the codebook it scores, and whether its order is known."""
     try:
         with safe_open(path, framework="pt") as file:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
             metadata = file.metadata() or {}
         head = PredictionHead(weights["final_proj.weight"].shape[1], *weights["label_embeddings"].shape)
         head.load_state_dict(weights)
-        # an earlier version assumed the order of the clusters where the checkpoint had no dictionary
-        if metadata["order"] != "known" or not all(bool(weight.isfinite().all()) for weight in weights.values()):
-            raise ValueError("clusters of unknown order, or weights that aren't finite")
-        return head, metadata["codebook_hash"]
+        if not all(bool(weight.isfinite().all()) for weight in weights.values()):
+            raise ValueError("weights that aren't finite")
+        return head, metadata["codebook_hash"], metadata["order"] == "known"
     except (OSError, SafetensorError, KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(
             "not a prediction head with the hash of its codebook",
@@ -47,7 +47,8 @@ def import_released(file: str, out: str, codebook: str | None = None, *, replace
 
     scikit-learn's k-means, dumped by joblib (`hubert_base_ls960_L9_km500.bin`), becomes codebook.safetensors, for
     `ser kmeans --codebook`; a fairseq HuBERT checkpoint becomes prediction_head.safetensors, for PAPT. Which label
-    embedding belongs to which cluster is read from the dictionary in the checkpoint.
+    embedding belongs to which cluster is read from the dictionary in the checkpoint. Where there is none, cluster k is
+    assumed to be row k + 4, after fairseq's special tokens.
 
     Args:
         file: the codebook or checkpoint; nothing in it is executed.
@@ -68,7 +69,7 @@ def import_released(file: str, out: str, codebook: str | None = None, *, replace
         Codebook(np.ascontiguousarray(centres, dtype=np.float32)).save(target)
         print(f"{target}: {len(centres)} clusters of {centres.shape[1]} dimensions")
         return
-    head = _head(content, path)
+    head, order = _head(content, path)
     if codebook is None:
         raise UserError(
             "doesn't say which codebook its head was trained on",
@@ -82,20 +83,22 @@ def import_released(file: str, out: str, codebook: str | None = None, *, replace
         raise UserError(what, where=codebook, remedy="Give the codebook that the checkpoint was trained on")
     target = folder / "prediction_head.safetensors"
     refuse_existing(target, replace=replace)
-    atomic_write(target, save(head, {"codebook_hash": of_head.hash, "order": "known"}))
+    atomic_write(target, save(head, {"codebook_hash": of_head.hash, "order": order}))
     width = head["final_proj.weight"].shape[1]
-    print(f"{target}: {clusters} clusters, final_dim {final_dim}, for frames of {width}")
+    print(f"{target}: {clusters} clusters, their order {order}, final_dim {final_dim}, for frames of {width}")
 
 
-def _head(content: Any, path: Path) -> dict[str, Tensor]:
-    """The head's weights, its label embeddings in the order of clusters, as fairseq's dictionary names them."""
+def _head(content: Any, path: Path) -> tuple[dict[str, Tensor], str]:
+    """The head's weights, its label embeddings in the order of clusters, and whether that is known or assumed."""
     try:
         weight, bias, embeddings = (content["model"][name].detach().float() for name in HEAD)
-        symbols = content["task_state"]["dictionaries"][0].state["symbols"]
+        dictionaries = (content.get("task_state") or {}).get("dictionaries")
+        assumed = [*SPECIAL_TOKENS, *range(len(embeddings) - len(SPECIAL_TOKENS))]
+        symbols = dictionaries[0].state["symbols"] if dictionaries else assumed
         rows = {int(symbol): row for row, symbol in enumerate(symbols) if str(symbol).isdecimal()}
     except (AttributeError, LookupError, TypeError) as error:
         raise UserError(
-            "is neither a k-means codebook nor a fairseq HuBERT checkpoint with its prediction head and dictionary",
+            "is neither a k-means codebook nor a fairseq HuBERT checkpoint with its prediction head",
             where=path,
             remedy="Give a pre-trained model, not a fine-tuned one, which has no head any more",
         ) from error
@@ -106,4 +109,5 @@ def _head(content: Any, path: Path) -> dict[str, Tensor]:
         what = f"its dictionary of {len(rows)} clusters doesn't fit its {len(embeddings)} label embeddings"
         raise UserError(what, where=path, remedy="Download it again, or give the checkpoint as it was released")
     in_order = embeddings[[rows[cluster] for cluster in range(len(rows))]]
-    return {"final_proj.weight": weight.contiguous(), "final_proj.bias": bias, "label_embeddings": in_order}
+    head = {"final_proj.weight": weight.contiguous(), "final_proj.bias": bias, "label_embeddings": in_order}
+    return head, "known" if dictionaries else "assumed"

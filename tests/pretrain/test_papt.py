@@ -129,10 +129,10 @@ def test_head_and_speakers_have_rates_of_their_own(data, tmp_path):
     assert peaks(released_head=str(tmp_path / "head.safetensors"))["head"] == 1e-5
 
 
-def write_head(path, codebook_hash, dim=16):
+def write_head(path, codebook_hash, dim=16, order="known"):
     torch.manual_seed(1)
     head = PredictionHead(dim, 12, 5)
-    save_file(head.state_dict(), path, {"order": "known", "codebook_hash": codebook_hash})
+    save_file(head.state_dict(), path, {"order": order, "codebook_hash": codebook_hash})
     return head
 
 
@@ -148,6 +148,21 @@ def test_released_head_is_kept_and_found_again_in_the_checkpoint(data, tmp_path)
     for head in (running.lightning_module.head, PAPT.load_from_checkpoint(tmp_path / "papt.ckpt").head):
         assert torch.equal(head.label_embeddings, released.label_embeddings)
         assert torch.equal(head.final_proj.weight, released.final_proj.weight)
+
+
+def test_a_released_head_whose_clusters_may_be_in_another_order_has_to_beat_chance(data, tmp_path):
+    write_head(tmp_path / "head.safetensors", data.codebook_hash, order="assumed")
+    module = papt(released_head=str(tmp_path / "head.safetensors"))
+    line = r"head\.safetensors: finds the cluster of .* masked frames, chance finds"
+    refused(line, fit, module, data, tmp_path, max_steps=1)
+    wanted = torch.arange(12).repeat(50)
+    mostly = torch.where(torch.arange(600) % 3 > 0, wanted, 0)
+    module._check_cluster_order(mostly, wanted)
+    refused(r"chance finds 8\.3%", module._check_cluster_order, torch.full_like(wanted, 3), wanted)
+    # what another device finds counts as well
+    other = torch.stack([torch.bincount(ids, minlength=12) for ids in ((wanted + 4) % 12, wanted, wanted[:0])])
+    module.trainer.strategy.reduce = lambda counts, **_: counts + 50 * other
+    refused("of 30600 masked frames", module._check_cluster_order, mostly, wanted)
 
 
 def validate(module, data, folder, **options):
