@@ -54,7 +54,7 @@ from ser_personal.finetune.classification import EmotionClassification
 from ser_personal.finetune.module import EmotionFineTuning
 from ser_personal.stages.trained_model import REMEDY, TrainedModel, leaves, with_trained_model
 from ser_personal.training.checkpoints import AtomicCheckpoints, ExactResumption, Interrupted, StageCheckpoint
-from ser_personal.training.interruption import FiniteLoss, Interruption, refuse_other_tasks
+from ser_personal.training.interruption import FiniteLoss, Interruption, KnownMonitors, refuse_other_tasks
 
 RESTORING = "lightning.pytorch.trainer.connectors.checkpoint_connector"
 # `--ckpt_path last`: the newest checkpoint of the stage, or a new training run where there is none
@@ -389,7 +389,7 @@ def run(arguments: list[str]) -> StageCLI:
                 "use_distributed_sampler": False,
                 "enable_model_summary": VERBOSE in arguments,
                 "enable_progress_bar": sys.stdout.isatty(),
-                "callbacks": [ExactResumption(), Interruption(), FiniteLoss(), EpochLines()],
+                "callbacks": [ExactResumption(), Interruption(), FiniteLoss(), KnownMonitors(), EpochLines()],
             },
             save_config_callback=RunConfig,
             save_config_kwargs={"save_to_log_dir": False},

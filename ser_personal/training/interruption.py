@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from typing_extensions import override
 
 from ser_personal.errors import UserError
@@ -114,6 +114,23 @@ class FiniteLoss(Callback):
                 where=f"step {trainer.global_step}",
                 remedy="Listen to these recordings, or lower --model.learning_rate",
             )
+
+
+class KnownMonitors(Callback):
+    """Refuses, before the first step, callbacks that monitor a validation score that isn't logged (ours)."""
+
+    @override
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        logged = sorted(name for name in trainer.callback_metrics if name.startswith("val"))
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            monitor = str(getattr(callback, "monitor", None))
+            waits = isinstance(callback, ModelCheckpoint) or (isinstance(callback, EarlyStopping) and callback.strict)
+            if waits and monitor.startswith("val") and monitor not in logged:
+                raise UserError(
+                    f"the validation logs no {monitor}",
+                    where=f"--trainer.callbacks {type(callback).__name__}",
+                    remedy=f"Give as its monitor one of {', '.join(logged)}",
+                )
 
 
 def refuse_other_tasks(trainer: Trainer) -> None:

@@ -27,7 +27,7 @@ OF_FIT = [
     (
         "a stop by a score that isn't",
         "--trainer.callbacks+ EarlyStopping --trainer.callbacks.monitor val_acc",
-        "--trainer.callbacks EarlyStopping: .* metric `val_acc` which is not available",
+        "callbacks EarlyStopping: the validation logs no val_acc. Give as its monitor one of .*val_ccc",
     ),
     (
         "a callback for other models",
