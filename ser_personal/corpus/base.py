@@ -83,7 +83,9 @@ class Corpus(ABC):
         for utterance in listed:
             for attribute, label in labels_outside(utterance, self.scale).items():
                 what = f"{attribute} is {label:g}, outside the scale {self.scale[0]:g} to {self.scale[1]:g}"
-                remedy = "Correct the label, leave it blank, or give a CSVCorpus the scale of its labels"
+                remedy = "Correct the label or leave it blank"
+                if flags := self.scale_flags(listed):
+                    remedy += f", or where that is the corpus's scale, give it as `--data.corpus {flags}`"
                 raise UserError(what, where=f"{self.label_file}, {utterance.utterance_id}", remedy=remedy)
         lengths = lengths_of((utterance.path for utterance in listed), self.label_file)
         return self.cut([replace(utterance, seconds=_seconds_or_nan(utterance, lengths)) for utterance in listed])
@@ -92,6 +94,10 @@ class Corpus(ABC):
     def splits(self) -> SpeakerSplits:
         """The utterances by set."""
         return SpeakerSplits.from_utterances(self.utterances, self.allow_overlap)
+
+    def scale_flags(self, utterances: Sequence[Utterance], prefix: str = "--data.corpus") -> str | None:
+        """Write this corpus with the narrowest common scale of its labels; None where none is, or its own is fixed."""
+        return None
 
     def listed(self) -> list[Utterance]:
         """Read what the label file lists, ordered by id, neither validated nor measured."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from math import isnan
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -18,9 +19,11 @@ from ser_personal.errors import UserError
 from ser_personal.types import ATTRIBUTES, Utterance, plain_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 TABLE = "corpus.csv"
+# of emotion annotations in common corpora, the narrowest first
+SCALES = ((0, 1), (-1, 1), (1, 5), (1, 7), (1, 9), (0, 10), (0, 100), (-100, 100))
 COLUMNS = ("path", "speaker", "split", *ATTRIBUTES, "gender", "emotion", "id")
 
 
@@ -47,6 +50,15 @@ class CSVCorpus(Corpus):
     @override
     def label_file(self) -> Path:
         return self._path / TABLE if self._path.is_dir() else self._path
+
+    @override
+    def scale_flags(self, utterances: Sequence[Utterance], prefix: str = "--data.corpus") -> str | None:
+        labels = [label for each in utterances for label in each.labels.values() if not isnan(label)]
+        for low, high in SCALES:
+            if low <= min(labels) and max(labels) <= high:
+                path = shlex.quote(str(self._path))
+                return f"{type(self).__name__} {prefix}.path {path} {prefix}.scale '[{low},{high}]'"
+        return None
 
     @override
     def read_labels(self) -> list[Utterance]:

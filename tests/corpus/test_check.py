@@ -1,8 +1,11 @@
+import re
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import soundfile
+from command_line import ser
 from garbage import refused
 from rich.console import Console
 
@@ -72,6 +75,16 @@ def test_problems_of_labels_and_sets(table):
     path = table(COLUMNS, ["a.wav", "Unknown", "train", ""], GOOD[2], GOOD[3])
     assert found(path)[:2] == [(kinds.NO_SPEAKER, "train", ""), (kinds.NO_LABEL, "train", "")]
     assert check(path) == 0
+
+
+def test_labels_off_the_scale_name_flags_that_paste(table, capsys):
+    path = table(COLUMNS, *GOOD, ["x.wav", "s", "train", 9])
+    assert ser("check", path) == 1
+    shown = capsys.readouterr().out
+    _, *command = shlex.split(re.findall("`(.*?)`", shown)[-1])
+    assert ser(*command) == 0
+    flags = f"--data.corpus CSVCorpus --data.corpus.path {path} --data.corpus.scale '[1,9]'"
+    refused(f"x: arousal is 9, outside.* as `{re.escape(flags)}`", lambda: CSVCorpus(path).utterances)
 
 
 def test_one_recording_under_several_ids_is_found_whatever_its_container(table, tmp_path):
