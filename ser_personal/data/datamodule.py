@@ -192,6 +192,10 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
         length: int = min(samples_of(utterance), self.max_samples)
         return length
 
+    def longest_of(self, utterance: Utterance) -> int:
+        """How much of an utterance a training batch holds at most, in samples."""
+        return self.length_of(utterance)
+
     def refuse_unusable(self, utterances: Sequence[Utterance], split: str) -> None:
         """Refuse a split whose audio is missing, unreadable or shorter than one frame."""
         unusable = [utterance for utterance in utterances if samples_of(utterance) < WINDOW]
@@ -272,7 +276,7 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
         rank, processes = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         return BucketBatchSampler(
             indices,
-            [self.length_of(self.utterances[i]) for i in indices],
+            [(self.longest_of if shuffle else self.length_of)(self.utterances[i]) for i in indices],
             batch_seconds=self.batch_seconds,
             max_batch=self.max_batch // processes if self.max_batch and shuffle else self.max_batch,
             shuffle=shuffle,
@@ -296,7 +300,7 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
             return
         free, source = shutil.disk_usage(SHARED_MEMORY).free, self.frame_source
         sample_bytes = 4 if source is None else 2 * source.dim / (source.frame_seconds * SAMPLE_RATE)
-        lengths = [[self.length_of(self.utterances[i]) for i in batch] for batch in sampler.plan(epoch=0)]
+        lengths = [[self.longest_of(self.utterances[i]) for i in batch] for batch in sampler.plan(epoch=0)]
         largest = max((len(each) * max(each) for each in lengths), default=0)
         needed = self.num_workers * PREFETCHED * largest * sample_bytes
         if free < needed:

@@ -98,7 +98,7 @@ class WholeUtterances(UtteranceDataset):
         waveform = decode_part(utterance, total - size, size)
         if self.augmentation is not None and key.epoch is not None:
             rng = np.random.default_rng(utterance_draw(utterance, seed=self.seed, epoch=key.epoch))
-            waveform = self.augmentation(waveform, rng)
+            waveform = self.augmentation(waveform, rng)[-self.max_samples :]
         return Example(key.index, utterance.speaker_id, waveform, **annotations_of(utterance))
 
 

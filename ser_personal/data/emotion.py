@@ -73,7 +73,7 @@ class EmotionDataModule(SpeechDataModule[EmotionBatch]):
         test_splits: to test on; all but train, validation and what `cut_test` cut off for adaptation if None.
         target: what is predicted: the emotion attributes, or categorical emotion.
         speaker_selection: chooses training speakers by the test's; all of them if None.
-        augmentation: noise, SpecAugment and the like in training; none if None.
+        augmentation: noise, reverberation and the like in training; none if None.
         **kwargs: as in `SpeechDataModule`.
     """
 
@@ -99,7 +99,7 @@ class EmotionDataModule(SpeechDataModule[EmotionBatch]):
         # whatever the stage can't use is refused before a model is built
         if stage in ("fit", None):
             if self.augmentation is not None:
-                # which reads its folder
+                # which reads its folders
                 self.augmentation.settings()
             self.indices_of(["train"])
             batches = self._sampler(self.epoch_indices, shuffle=True).plan(0)
@@ -141,6 +141,11 @@ class EmotionDataModule(SpeechDataModule[EmotionBatch]):
         return WholeUtterances(
             self.utterances, max_samples=self.max_samples, augmentation=self.augmentation, seed=self.seed
         )
+
+    @override
+    def longest_of(self, utterance: Utterance) -> int:
+        length = self.length_of(utterance)
+        return length if self.augmentation is None else min(self.augmentation.longest(length), self.max_samples)
 
     @override
     def settings(self) -> dict[str, Any]:

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import torchaudio
 from garbage import refused
 
-from ser_personal.data.augmentation import Augmentation, add_noise
+from ser_personal.data.augmentation import Augmentation, add_noise, reverberate
 from ser_personal.data.emotion import EmotionDataModule
 
 
@@ -31,7 +32,8 @@ def noises(tmp_path_factory):
 
 @pytest.fixture
 def everything(noises):
-    return Augmentation(str(noises), gain=(-6, 6), time_mask=0.2, frequency_mask=0.2)
+    masks = {"time_mask": 0.2, "frequency_mask": 0.2}
+    return Augmentation(str(noises), reverberation=str(noises), gain=(-6, 6), speed=(0.8, 1.2), **masks)
 
 
 def module(corpus, augmentation, **options):
@@ -67,6 +69,25 @@ def test_the_ratio_of_speech_to_noise_is_what_was_asked_for(length, snr):
     noisy = add_noise(speech, 3 * noise(length, 1), snr)
     assert 10 * np.log10(power(speech) / power(noisy.astype(np.float64) - speech)) == pytest.approx(snr, abs=1e-3)
     np.testing.assert_array_equal(add_noise(speech, np.zeros(100, np.float32), snr), speech)
+
+
+def test_reverberation_is_a_convolution_that_keeps_length_level_and_place():
+    speech, response = noise(900), noise(200, 1)
+    response[70] = -2
+    slow = np.convolve(speech.astype(np.float64), response)[70 : 70 + 900]
+    slow *= np.sqrt(power(speech) / power(slow))
+    np.testing.assert_allclose(reverberate(speech, response), slow, atol=1e-5)
+
+
+def test_speed_is_torchaudios_and_stays_within_the_budget_of_a_batch(corpus):
+    speech = noise(4_001)
+    expected, _ = torchaudio.functional.speed(torch.from_numpy(speech), 16_000, 1.25)
+    np.testing.assert_allclose(applied(Augmentation(speed=(1.25, 1.25), prob=1), speech, 0), expected, atol=1e-5)
+    assert len(applied(Augmentation(speed=(2, 2), prob=1), noise(400), 0)) == 400
+    slow = Augmentation(speed=(0.5, 0.5), prob=1)
+    for batch in module(corpus, slow, max_batch=None, batch_seconds=4, max_samples=24_000).train_dataloader():
+        assert batch["waveforms"].numel() <= 4 * 16_000
+        assert batch["num_samples"].max() <= 24_000
 
 
 def test_gain_lies_in_its_range_and_each_happens_with_its_probability():
@@ -145,7 +166,8 @@ def test_a_fit_is_resumed_with_the_same_augmentation_alone(corpus, noises, every
 
 def test_ranges_that_cant_be_are_refused_at_once():
     for snr in ((20, 5), (0, np.inf), (np.nan, 5)):
-        refused(r"augmentation\.snr: .* is no range of dB", Augmentation, snr=snr)
+        refused(r"augmentation\.snr: .* is no such range", Augmentation, snr=snr)
+    refused("--data.augmentation: changes nothing", Augmentation)
 
 
 def test_a_folder_that_cant_be_used_is_refused_before_training(corpus, tmp_path):
