@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 from functools import lru_cache
@@ -45,7 +46,9 @@ def damage(path: Path, log: str) -> str | None:
 def _damage_at(path: Path, size: int, _changed: int) -> str | None:
     with path.open("rb") as file:
         start = file.read(1024)
-        if start[:3] == b"ID3" or start[0] == 0xFF:
+        if start[:4] == b"RIFF":
+            return _damage_of_wav(file, size)
+        if start[:3] == b"ID3" or start[:1] == b"\xff":
             return _damage_of_mp3(file, start, size)
         # of NIST SPHERE libsndfile counts the samples that are there
         told = {name: int(value) for name, value in re.findall(rb"(\w+) -i (\d+)", start)}
@@ -67,6 +70,18 @@ def _damage_of_stream(content: bytes) -> str | None:
     lengths = content[last + 27 : last + 27 + sum(content[last + 26 : last + 27])]
     complete = content[last + 5 : last + 6] > b"\3" and last + 27 + len(lengths) + sum(lengths) <= len(content)
     return None if complete else TRUNCATED
+
+
+def _damage_of_wav(file: BinaryIO, size: int) -> str | None:
+    # libsndfile looks for the next chunk in samples after the announced ones, and tells little of what it found
+    file.seek(12)
+    while len(chunk := file.read(8)) == 8:
+        name, length = struct.unpack("<4sI", chunk)
+        # zeros fill up a recorder's files
+        if not name.strip(b" _\0").isalnum() and size - file.tell() > TAGS and any(file.read(TAGS)):
+            return MORE
+        file.seek(length + length % 2, os.SEEK_CUR)
+    return None
 
 
 def _damage_of_mp3(file: BinaryIO, start: bytes, size: int) -> str | None:

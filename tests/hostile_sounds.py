@@ -11,7 +11,7 @@ SAMPLE_RATE = 16_000
 
 def suffix(name: str) -> str:
     """Of the file that this one pretends to be."""
-    return ".mp3" if "MP3" in name else ".wav"
+    return ".mp3" if "MP3" in name else ".au" if "AU" in name else ".wav"
 
 
 def speech(seed: int, seconds: float = 2, rate: int = SAMPLE_RATE) -> np.ndarray:
@@ -53,6 +53,7 @@ CANCEL, VOICES = "channels that cancel one another", "channels that hold differe
 BEYOND = "holds NaN, infinity or samples beyond 32 times full scale"
 HOSTILE = {
     "nothing": (b"", "can't be decoded"),
+    "an AU of nothing": (b"", "is shorter than one frame"),
     "text": (b"no sound", "can't be decoded"),
     "a header alone": (WAV[:44], CUT),
     "noise as an MP3": (bytes(range(256)) * 40, "can't be decoded"),
@@ -67,7 +68,11 @@ HOSTILE = {
     "two MP3s in one": (MP3 + MP3, SEVERAL),
     "an MP3 of variable bit rate without its header": (headless("VARIABLE"), "of variable bit rate without the header"),
     "two WAVs in one": (WAV + WAV, "can't be decoded"),
-    "a WAV whose header announces a tenth of it": (WAV[:40] + (len(ONE) // 5).to_bytes(4, "little") + WAV[44:], MORE),
+    **{
+        f"a WAV whose header announces {length:,} bytes": (WAV[:40] + struct.pack("<I", length) + WAV[44:], MORE)
+        for length in (6_400, 6_402, 22_222, 43_210)
+    },
+    "a WAV that goes on with silence": (WAV + bytes(400) + WAV[44:], MORE),
     "a WAV beyond 4 GB, as headers count": (LONG[:40] + struct.pack("<I", len(LONG) - 44 - 2**16) + LONG[44:], MORE),
     "399 samples": (channels(ONE[:399]), "is shorter than one frame"),
     "zeros": (channels(0 * ONE), "is silent from beginning to end"),
