@@ -199,6 +199,17 @@ def annotate(bundle_folder, talk, tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def mistake(capsys):
+    """Have a command refused; -> the line that says why."""
+
+    def run(*words):
+        assert ser(*words) == 2
+        return capsys.readouterr().err.splitlines()[-1]
+
+    return run
+
+
+@pytest.fixture
 def refusal(annotate, capsys):
     """Have an annotation refused; -> the line that says why."""
 

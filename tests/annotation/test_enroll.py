@@ -6,10 +6,10 @@ import pandas as pd
 import pytest
 import soundfile
 from command_line import ser
+from garbage import refused
 
 from ser_personal import EmotionRecognizer
 from ser_personal.audio import decode
-from ser_personal.errors import UserError
 from ser_personal.recognition.profiles import SpeakerProfiles
 
 
@@ -89,8 +89,7 @@ def test_labels_that_are_none(bundle, recordings):
         (recordings[:2], {"valence": [-inf, 3.0]}, "valence is -inf, outside the scale 1 to 7"),
         (long, {"arousal": [4.0]}, "array 0: has one label for several utterances"),
     ):
-        with pytest.raises(UserError, match=said):
-            recognizer.enroll("anna", audio, labels)
+        refused(said, recognizer.enroll, "anna", audio, labels)
     assert recognizer.profiles.ids == []
     recognizer.enroll("anna", long, {"arousal": [nan]})
     assert recognizer.profiles["anna"].utterances > 1

@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from command_line import ser
+from garbage import refused
 from tiny_models import tiny_network
 from torch import nn
 
@@ -12,7 +13,6 @@ from ser_personal.calibration.few_labels import LabelPrior
 from ser_personal.encoder.base import weights_fingerprint
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.personalized import PersonalizedEncoder
-from ser_personal.errors import UserError
 from ser_personal.finetune.interpreters import MLPInterpreter, TransformerInterpreter
 from ser_personal.recognition.bundle import FILES, find_bundle, read_bundle, write_bundle
 from ser_personal.recognition.network import EmotionNetwork, write_onnx
@@ -41,8 +41,7 @@ def test_nothing_half_written_is_left(bundle, tmp_path):
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "b").mkdir()
     write_bundle(bundle, tmp_path / "b")
-    with pytest.raises(UserError, match="isn't an empty folder"):
-        write_bundle(bundle, tmp_path / "b")
+    refused("isn't an empty folder", write_bundle, bundle, tmp_path / "b")
 
 
 class Forgetful(MLPInterpreter):
@@ -68,19 +67,15 @@ def test_interpreters_of_other_packages(bundle, tmp_path):
     assert isinstance(interpreter.layers, nn.Sequential)
     assert isinstance(interpreter.gate, Gate)
     bundle.network.interpreter = Forgetful(5)
-    with pytest.raises(UserError, match="Forgetful: doesn't keep its argument width"):
-        write_bundle(bundle, tmp_path / "other")
+    refused("Forgetful: doesn't keep its argument width", write_bundle, bundle, tmp_path / "other")
 
 
 def test_where_no_bundle_is(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match="can't be read"):
-        EmotionRecognizer.from_pretrained(tmp_path)
+    refused("can't be read", EmotionRecognizer.from_pretrained, tmp_path)
     for name in ("a/b/c", "nowhere", str(tmp_path / "x"), "../up"):
-        with pytest.raises(UserError, match="no such folder"):
-            find_bundle(name)
-    with pytest.raises(UserError, match="nobody/nothing: neither a folder nor a model that the Hugging"):
-        find_bundle("nobody/nothing")
+        refused("no such folder", find_bundle, name)
+    refused("nobody/nothing: neither a folder nor a model that the Hugging", find_bundle, "nobody/nothing")
 
 
 @pytest.fixture

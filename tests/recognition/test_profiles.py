@@ -1,10 +1,9 @@
 import os
 
 import numpy as np
-import pytest
+from garbage import refused
 
 from ser_personal.calibration.few_labels import labelled_moments
-from ser_personal.errors import UserError
 from ser_personal.recognition.profiles import SpeakerProfile, SpeakerProfiles
 
 
@@ -85,8 +84,7 @@ def test_a_profile_that_another_program_changed_is_not_replaced(some_profile, tm
     other = SpeakerProfiles.open("model", path)
     other.update({"anna": some_profile(3)})
     other.delete("carla")
-    with pytest.raises(UserError, match="another program or thread has changed the profile of anna"):
-        one.update({"anna": some_profile(4)})
+    refused("another program or thread has changed the profile of anna", one.update, {"anna": some_profile(4)})
     one.update({"ben": some_profile(5), "carla": some_profile(6)})
     saved = SpeakerProfiles.open("model", path)
     assert saved.ids == ["anna", "ben"]
@@ -95,7 +93,5 @@ def test_a_profile_that_another_program_changed_is_not_replaced(some_profile, tm
 
 
 def test_what_is_no_file_and_no_speaker_of_profiles(tmp_path):
-    with pytest.raises(UserError, match=r"speaker bela: no such speaker is enrolled. Enrolled: nobody yet"):
-        SpeakerProfiles("model").delete("bela")
-    with pytest.raises(UserError, match="not a complete file of speaker profiles"):
-        SpeakerProfiles.open("model", tmp_path)
+    refused(r"speaker bela: no such speaker is enrolled. Enrolled: nobody yet", SpeakerProfiles("model").delete, "bela")
+    refused("not a complete file of speaker profiles", SpeakerProfiles.open, "model", tmp_path)

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
+from garbage import refused
 
-from ser_personal.errors import UserError
 from ser_personal.recognition.recordings import Recording, chunks, find_recordings, recordings_of
 from ser_personal.recognition.turns import Turn
 
@@ -73,8 +73,7 @@ def test_a_table_names_files_and_speakers(folder):
 def test_a_folders_table_stays_in_the_folder_unless_the_user_names_it(folder):
     table = folder / "anna" / "corpus.csv"
     table.write_text("path,speaker\n../top.WAV,A\n")
-    with pytest.raises(UserError, match=r"\.\./top\.WAV lies outside the corpus"):
-        find_recordings(table.parent, "column")
+    refused(r"\.\./top\.WAV lies outside the corpus", find_recordings, table.parent, "column")
     assert named(find_recordings(table, "column")) == {"top.WAV": "A"}
 
 
@@ -86,8 +85,7 @@ def test_a_table_of_segments_and_whole_files_keeps_its_order(folder):
     assert found[0].turns == (Turn(0, 1, "A"), Turn(1, inf, "B"))
     assert (found[1].speaker_id, found[1].turns) == ("B", None)
     table.write_text("path,speaker,start,end\nb.wav,A,2,1")
-    with pytest.raises(UserError, match="ends at 1 s and starts at 2 s"):
-        find_recordings(table, "column")
+    refused("ends at 1 s and starts at 2 s", find_recordings, table, "column")
 
 
 def test_where_nothing_is(folder, tmp_path):
@@ -97,16 +95,14 @@ def test_where_nothing_is(folder, tmp_path):
         (tmp_path / "empty", "none", "holds no sound file"),
         (folder / "top.WAV", "column", "has no columns"),
     ):
-        with pytest.raises(UserError, match=what):
-            find_recordings(audio, speaker_from)
+        refused(what, find_recordings, audio, speaker_from)
 
 
 def test_what_is_no_sound_is_said_of_the_recording(recognizer, tmp_path):
     path = tmp_path / "a.wav"
     for samples, what in ((TONE[:399], "is shorter than one frame, 400 samples"), (TONE * np.nan, "NaN, infinity")):
         for audio, name in ((write(path, samples), "a.wav"), (samples, "array 0")):
-            with pytest.raises(UserError, match=rf"{name}: .*{what}.* Leave it out"):
-                recognizer.predict(audio)
+            refused(rf"{name}: .*{what}.* Leave it out", recognizer.predict, audio)
     path.write_bytes(b"not sound at all")
     assert Recording("name", path).seconds() == 0
 
@@ -132,8 +128,7 @@ def test_columns_of_a_table_are_recordings_and_speakers(ids):
 def test_names_that_are_none():
     assert recordings_of("x.wav", pd.NA)[0].speaker_id is Recording("x.wav", Path("x.wav"), np.nan).speaker_id is None
     for wrong in (1.5, b"a", object(), True, np.inf):
-        with pytest.raises(UserError, match=r"speaker_ids: .* is no name\. Give text, None where unknown"):
-            recordings_of(TONE, wrong)
+        refused(r"speaker_ids: .* is no name\. Give text, None where unknown", recordings_of, TONE, wrong)
 
 
 def test_speakers_whom_a_diariser_numbered_are_others_in_each_list_of_turns():
@@ -156,15 +151,11 @@ def test_channels_of_recordings_of_one_name_are_other_speakers_each(tmp_path):
 
 def test_waveforms_of_another_form_are_refused():
     for wrong in (TONE[None], np.zeros(500, dtype=np.int16)):
-        with pytest.raises(UserError, match=r"array 1: is of shape .*Give one channel of floats"):
-            recordings_of([TONE, wrong])
+        refused(r"array 1: is of shape .*Give one channel of floats", recordings_of, [TONE, wrong])
     for rate in (0, 1_000_001, np.nan):
-        with pytest.raises(UserError, match="sample_rate: "):
-            recordings_of(TONE, sample_rate=rate)
-    with pytest.raises(UserError, match="audio: is a int"):
-        recordings_of(5)
-    with pytest.raises(UserError, match="2 speakers for 1 recording"):
-        recordings_of([TONE], ["a", "b"])
+        refused("sample_rate: ", recordings_of, TONE, sample_rate=rate)
+    refused("audio: is a int", recordings_of, 5)
+    refused("2 speakers for 1 recording", recordings_of, [TONE], ["a", "b"])
 
 
 def test_chunks_are_the_same_from_any_cut_on():

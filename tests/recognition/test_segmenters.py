@@ -2,11 +2,11 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from garbage import refused
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ser_personal.audio import WINDOW
-from ser_personal.errors import UserError
 from ser_personal.recognition import segmenters
 from ser_personal.recognition.segmenters import BySpeech, ByWindows, Segment, energy_speech, make_segmenter
 
@@ -66,8 +66,7 @@ def test_windows_cover_all_but_silence():
         ("windows", 4, np.nan, r"--hop_seconds: nan is out of range"),
         ("speech", 4, 1, r"--hop_seconds: is of windows alone. Give --cut windows"),
     ):
-        with pytest.raises(UserError, match=what):
-            make_segmenter(cut, max_samples=10, window_seconds=window, hop_seconds=hop)
+        refused(what, make_segmenter, cut, max_samples=10, window_seconds=window, hop_seconds=hop)
 
 
 @given(st.integers(0, 50), st.integers(1, 500), st.integers(40, 100), st.integers(40, 150))
@@ -87,8 +86,7 @@ def test_without_silero_energy_finds_speech(monkeypatch):
     monkeypatch.setattr("ser_personal.recognition.segmenters.has_silero", lambda: False)
     segmenter = make_segmenter("speech", max_samples=10, window_seconds=5)
     assert segmenter.find_speech is energy_speech
-    with pytest.raises(UserError, match="pip install silero-vad"):
-        make_segmenter("silero", max_samples=10, window_seconds=5)
+    refused("pip install silero-vad", make_segmenter, "silero", max_samples=10, window_seconds=5)
 
 
 @pytest.mark.skipif(not segmenters.has_silero(), reason="silero-vad isn't installed (the extra vad)")

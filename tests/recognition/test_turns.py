@@ -3,11 +3,11 @@ from math import inf
 
 import numpy as np
 import pytest
+from garbage import refused
 from hypothesis import given
 from hypothesis import strategies as st
 from turn_files import annotated, rttm, table, textgrid
 
-from ser_personal.errors import UserError
 from ser_personal.recognition.recordings import Recording, find_recordings, recordings_of, with_turns
 from ser_personal.recognition.segmenters import Segment, cut_turns, split_evenly
 from ser_personal.recognition.turns import Turn, check_turns, overlap, read_turns
@@ -30,15 +30,14 @@ def test_turns_are_read_from_every_form(form, tmp_path):
 
 def test_segments_of_another_form(recognizer, conversation, tmp_path):
     for segments in ([[(0, 1, "a")], []], [(0, 1, "a", 2, 3)], [(0,)], [("soon", 1, "a")], [[(0, 1), (1, 2)]]):
-        with pytest.raises(UserError, match="segments: isn't one list of turns per recording"):
-            recognizer.predict(tmp_path / "meeting.wav", segments=segments)
+        what = "segments: isn't one list of turns per recording"
+        refused(what, recognizer.predict, tmp_path / "meeting.wav", segments=segments)
     for options, what in (
         ({"segments": []}, "meeting.wav: no speech was found"),
         ({"segments": [(0, 1, "a")], "speaker_ids": "anna"}, "speaker_ids: the segments say who speaks"),
         ({"segments": [(2, 1, "a")]}, "meeting.wav: turn of a from 2 to 1 s isn't in the recording"),
     ):
-        with pytest.raises(UserError, match=what):
-            recognizer.predict(tmp_path / "meeting.wav", **options)
+        refused(what, recognizer.predict, tmp_path / "meeting.wav", **options)
 
 
 def test_unknown_is_nobody_wherever_speakers_come_from(recognizer, recordings, tmp_path):
@@ -160,13 +159,12 @@ def test_overlap_is_the_time_in_which_somebody_else_speaks(drawn, speaker):
 
 def test_turns_that_can_not_be_of_a_recording():
     for start, end in ((-1, 1), (3, 3), (float("nan"), 1), (0, float("nan")), (10, 10.2), (0, 10.6)):
-        with pytest.raises(UserError, match=f"turn of b from {start} to {end} s isn't in the recording, 0 to 10.00 s"):
-            check_turns([Turn(0, 10.4, "a"), Turn(start, end, "b")], 160_000)
+        what = f"turn of b from {start} to {end} s isn't in the recording, 0 to 10.00 s"
+        refused(what, check_turns, [Turn(0, 10.4, "a"), Turn(start, end, "b")], 160_000)
 
 
 def test_files_that_hold_no_turns(tmp_path):
-    with pytest.raises(UserError, match="no such file"):
-        read_turns(tmp_path / "a.rttm")
+    refused("no such file", read_turns, tmp_path / "a.rttm")
     for name, text, what in (
         ("a.rttm", "\nSPEAKER a 1 0,5 1,0 <NA> <NA> x <NA> <NA>", "line 2: isn't RTTM. Write SPEAKER NAME 1 START"),
         ("a.rttm", "SPEAKER a 1 0.5 1.5 <NA> <NA> anna b <NA> <NA>", "line 1: isn't RTTM"),
@@ -175,8 +173,7 @@ def test_files_that_hold_no_turns(tmp_path):
         ("a.csv", "path,start,end\na.wav,1,2", "no column speaker"),
     ):
         (tmp_path / name).write_text(text)
-        with pytest.raises(UserError, match=what):
-            read_turns(tmp_path / name)
+        refused(what, read_turns, tmp_path / name)
 
 
 def test_textgrids_that_hold_no_turns(tmp_path):
@@ -191,8 +188,7 @@ def test_textgrids_that_hold_no_turns(tmp_path):
         ("empty", short.replace('"x"', '""'), "has no interval with a label"),
     ):
         (tmp_path / f"{name}.TextGrid").write_text(text)
-        with pytest.raises(UserError, match=rf"{name}\.TextGrid: .*{what}"):
-            read_turns(tmp_path / f"{name}.TextGrid")
+        refused(rf"{name}\.TextGrid: .*{what}", read_turns, tmp_path / f"{name}.TextGrid")
 
 
 def test_a_file_of_a_folder_that_cant_be_read_is_left_out_with_a_line(tmp_path, caplog):
@@ -201,5 +197,4 @@ def test_a_file_of_a_folder_that_cant_be_read_is_left_out_with_a_line(tmp_path, 
     assert list(read_turns(tmp_path)) == ["good"]
     assert "bad.rttm" in caplog.text
     (tmp_path / "good.rttm").unlink()
-    with pytest.raises(UserError, match="holds no turn"):
-        read_turns(tmp_path)
+    refused("holds no turn", read_turns, tmp_path)

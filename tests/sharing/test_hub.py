@@ -5,11 +5,11 @@ import huggingface_hub
 import pytest
 import torch
 from command_line import ser
+from garbage import refused
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from public_forms import write_dense
 
 from ser_personal import EmotionRecognizer
-from ser_personal.errors import UserError
 from ser_personal.recognition.bundle import FILES
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -74,19 +74,18 @@ def test_a_bundle_pushed_and_loaded_by_its_name(hub, tested_checkpoint, tmp_path
     loaded = EmotionRecognizer.from_pretrained("anna/voices", revision=COMMIT, token="hf_ours")  # noqa: S106
     assert hub.tokens == {"hf_ours"}
     assert loaded.bundle.model == EmotionRecognizer.from_pretrained(bundle).bundle.model
-    with pytest.raises(UserError, match=r"hub gives at revision v9 \(.*Revision Not Found"):
-        EmotionRecognizer.from_pretrained("anna/voices", revision="v9")
+    line = r"hub gives at revision v9 \(.*Revision Not Found"
+    refused(line, EmotionRecognizer.from_pretrained, "anna/voices", revision="v9")
 
 
 def test_single_speakers_are_published_only_when_asked_for(
-    hub, tested_checkpoint, finetuned_checkpoint, tmp_path, capsys
+    hub, tested_checkpoint, finetuned_checkpoint, tmp_path, mistake
 ):
     export = ["export", tested_checkpoint, "--push", "anna/open", "--public", "--out"]
-    assert ser(*export, tmp_path / "refused") == 2
-    assert "would publish voice vectors of single speakers" in capsys.readouterr().err
+    assert "would publish voice vectors of single speakers" in mistake(*export, tmp_path / "refused")
     without_bank = ["export", finetuned_checkpoint, "--push", "anna/open", "--public", "--out", tmp_path / "anyone"]
-    assert ser(*without_bank) == 2
-    assert "would publish embeddings of single speakers, biometric data. Add --anonymise" in capsys.readouterr().err
+    line = "would publish embeddings of single speakers, biometric data. Add --anonymise"
+    assert line in mistake(*without_bank)
     assert hub.files == {}
     assert ser(*export, tmp_path / "grouped", "--group_speakers", "4") == 0
     assert ser(*export, tmp_path / "single", "--single_speakers") == 0
@@ -94,15 +93,14 @@ def test_single_speakers_are_published_only_when_asked_for(
     assert hub.private == {"anna/open": False}
 
 
-def test_where_the_hub_refuses_or_shows_it_to_all_the_bundle_is_kept(hub, tested_checkpoint, tmp_path, capsys):
+def test_where_the_hub_refuses_or_shows_it_to_all_the_bundle_is_kept(hub, tested_checkpoint, tmp_path, mistake):
     hub.files["anna/open"], hub.private["anna/open"] = {}, False
-    assert ser("export", tested_checkpoint, "--push", "anna/open", "--out", tmp_path / "open") == 2
-    assert "anna/open is a public repository" in capsys.readouterr().err
+    line = mistake("export", tested_checkpoint, "--push", "anna/open", "--out", tmp_path / "open")
+    assert "anna/open is a public repository" in line
     assert hub.files["anna/open"] == {}
     hub.refuses = True
     bundle = tmp_path / "bundle"
-    assert ser("export", tested_checkpoint, "--out", bundle, "--push", "anna/voices") == 2
-    printed = capsys.readouterr().err
+    printed = mistake("export", tested_checkpoint, "--out", bundle, "--push", "anna/voices")
     assert f"{bundle}: is written, and anna/voices isn't on the hub (" in printed
     assert f"`hf upload anna/voices {bundle} . --private`" in printed
     assert {path.name for path in bundle.iterdir()} <= {*FILES}
