@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -51,6 +52,16 @@ def is_read_or_refused(read: Callable[[], object]) -> bool:
         assert "\n" not in str(refusal)
         assert refusal.remedy
     return refusal is None
+
+
+class Trap:
+    """Unpickling it makes a folder."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = str(path)
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (self.path,)
 
 
 def refused(line: str, call: Callable[..., object], *arguments: object, **options: object) -> None:

@@ -1,6 +1,7 @@
 """The smallest models, datamodules and trainers that run a whole stage, on the CPU."""
 
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from shutil import copytree
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from ser_personal.arguments import SHIPPED
 from ser_personal.corpus.base import Corpus
 from ser_personal.data.emotion import EmotionDataModule
 from ser_personal.data.pretrain import PretrainDataModule
+from ser_personal.encoder.base import Encoder
 from ser_personal.encoder.hubert import TinyEncoder
 from ser_personal.encoder.hugging_face import LoRA, PretrainedEncoder
 from ser_personal.finetune.module import EmotionFineTuning
@@ -142,6 +144,14 @@ def built(kind: type[PretrainedEncoder], folder: str, lora: LoRA | None = None, 
     encoder.build()
     encoder.adapt(lora)
     return encoder
+
+
+def fitted(encoder: Encoder, waveforms: Iterable[torch.Tensor]) -> Encoder:
+    """A new encoder, its front end standardised by this audio."""
+    torch.manual_seed(0)
+    encoder.build()
+    encoder.fit_front_end(lambda limit: iter([waveform.numpy() for waveform in waveforms][:limit]))
+    return encoder.eval()
 
 
 def padded_noise(lengths: torch.Tensor) -> torch.Tensor:

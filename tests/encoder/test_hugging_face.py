@@ -76,19 +76,15 @@ def test_adapters_alone_learn_above_frozen_layers(hubert_folder, peft):
     assert all("layers.1." in name for name in learning if "lora_" in name)
 
 
-def test_a_checkpoint_of_adapters_alone_needs_the_weights_beside_which_they_were_trained(
-    network_folders, synthetic_corpus, tmp_path, peft
-):
+def test_a_checkpoint_of_adapters_alone_needs_its_encoder(network_folders, synthetic_corpus, tmp_path, peft):
     folder, lora, data = tmp_path / "base", LoRA(rank=2, adapters_alone=True), emotion_data(synthetic_corpus)
     shutil.copytree(network_folders["hubert", "layer"], folder)
     module = finetuning(encoder=HubertEncoder(str(folder), normalize=False), lora=lora)
     fit(module, data, tmp_path, max_steps=1).save_checkpoint(tmp_path / "finetune.ckpt")
     saved = torch.load(tmp_path / "finetune.ckpt", weights_only=True)["state_dict"]
     assert not any("conv_layers" in name for name in saved)
-    again, anew = (
-        finetuning(encoder=HubertEncoder("nowhere"), lora=lora, initial_checkpoint=str(tmp_path / "finetune.ckpt"))
-        for _ in range(2)
-    )
+    initial = {"lora": lora, "initial_checkpoint": str(tmp_path / "finetune.ckpt")}
+    again, anew = (finetuning(encoder=HubertEncoder("nowhere"), **initial) for _ in range(2))
     again.build(data)
     torch.testing.assert_close(again.state_dict(), module.state_dict(), atol=0, rtol=0)
     assert again.personalized.encoder.config == module.personalized.encoder.config

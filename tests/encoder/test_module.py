@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from garbage import refused
+from garbage import Trap, refused
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch.trainer.states import TrainerFn
 from tiny_models import papt
@@ -45,16 +45,6 @@ def test_networks_are_made_in_main_memory_whatever_device_they_train_on():
     assert devices == ["cpu"]
 
 
-class Touch:
-    """Unpickling it makes a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
-
-
 def refused_checkpoint(path: Path, line: str) -> None:
     refused(f"^{path}: {line}.*Give a checkpoint written by `ser fit`, such as papt.ckpt", read_checkpoint, path)
 
@@ -73,9 +63,9 @@ def test_missing_foreign_truncated_and_junk(tmp_path):
 
 def test_nothing_in_a_checkpoint_is_run(tmp_path):
     path, trace = tmp_path / "papt.ckpt", tmp_path / "trace"
-    torch.save({DESCRIPTION: {}, "hyper_parameters": Touch(trace)}, path)
+    torch.save({DESCRIPTION: {}, "hyper_parameters": Trap(trace)}, path)
     refused_checkpoint(path, "is damaged, or holds more than weights and settings")
-    path.write_bytes(pickle.dumps({DESCRIPTION: Touch(trace)}))
+    path.write_bytes(pickle.dumps({DESCRIPTION: Trap(trace)}))
     refused_checkpoint(path, "is truncated or no checkpoint")
     assert not trace.exists()
     pickle.loads(path.read_bytes())

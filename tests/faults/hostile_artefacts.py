@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from fault import FIT, KMEANS, PAPT, TEST, Fault, Good, copied, cut, edited, faults, put, text
+from garbage import Trap
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
@@ -16,13 +17,6 @@ LABELS = [*PAPT, "{here}/labels"]
 ANNOTATE = ["annotate", "{corpus}/Audios", "--out", "{here}/out.csv", "--cut", "windows", "--model"]
 BUNDLE = [*ANNOTATE, "{here}/bundle"]
 PROFILES = [*ANNOTATE, "{bundle}", "--profiles", "{here}/profiles.safetensors"]
-
-
-class Touch:
-    """Unpickling it makes a file."""
-
-    def __reduce__(self):
-        return Path.touch, (Path("touched"),)
 
 
 def bank(change):
@@ -133,5 +127,5 @@ ARTEFACTS = [
     *faults(LABELS, OF_LABELS),
     *faults(BUNDLE, OF_BUNDLE),
     *faults(PROFILES, OF_PROFILES),
-    Fault("a pickle to import", IMPORT, r"x\.bin: names", lambda _, here: torch.save(Touch(), here / "x.bin")),
+    Fault("a pickle to import", IMPORT, r"x\.bin: names", lambda _, here: torch.save(Trap("touched"), here / "x.bin")),
 ]

@@ -8,7 +8,7 @@ from tiny_models import encoder as tiny_encoder
 from ser_personal.corpus.csv_corpus import CSVCorpus
 from ser_personal.encoder.base import mean_pool
 from ser_personal.finetune.classification import EmotionClassification
-from ser_personal.finetune.concordance import CCCLoss, GlobalBatchLoss, MSELoss, ccc_loss
+from ser_personal.finetune.concordance import GlobalBatchLoss, MSELoss, ccc_loss
 from ser_personal.finetune.interpreters import MLPInterpreter, PointwiseInterpreter, TransformerInterpreter
 from ser_personal.finetune.module import EmotionFineTuning
 from ser_personal.sharing.export import load_finetuned
@@ -34,9 +34,7 @@ def assert_same(weights, expected):
         assert torch.equal(weights[name], weight), name
 
 
-def test_papt_brings_encoder_fusion_and_speakers_which_stay_as_they_are_and_is_not_needed_afterwards(
-    data, papt_checkpoint, tmp_path
-):
+def test_papt_brings_encoder_and_speakers_who_stay_and_is_not_needed_afterwards(data, papt_checkpoint, tmp_path):
     path = tmp_path / "papt.ckpt"
     path.write_bytes(papt_checkpoint.read_bytes())
     weights = torch.load(path, weights_only=True)["state_dict"]
@@ -151,40 +149,23 @@ def test_labels_beyond_what_an_interpreter_can_predict_are_refused(data, tmp_pat
     fit(wide, to_9, tmp_path, max_steps=1).save_checkpoint(tmp_path / "wide.ckpt")
     initial = {"initial_checkpoint": str(tmp_path / "wide.ckpt"), "interpreter": PointwiseInterpreter(8)}
     for module in (narrow, finetuning(**initial)):
-        refused(
-            "interpreter.scale: labels are on a scale of 1 to 9, predictions stay within 1 to 7", module.build, to_9
-        )
+        refused("scale: labels are on a scale of 1 to 9, predictions stay within 1 to 7", module.build, to_9)
         build(module, data)
 
 
 def test_a_checkpoint_of_python_keeps_the_parts_that_it_was_made_of(data, tmp_path):
     speakers, interpreter = SpeakerEmbedding(8, Zero()), TransformerInterpreter(dim=8, layers=1, heads=2)
-    module = finetuning(speakers=speakers, interpreter=interpreter, fusion="last", train_speaker_embedding=True)
+    parts = {"speakers": speakers, "interpreter": interpreter, "loss": GlobalBatchLoss(MSELoss())}
+    module = finetuning(**parts, fusion="last", train_speaker_embedding=True)
     fit(module, data, tmp_path, max_steps=2).save_checkpoint(tmp_path / "own.ckpt")
     loaded = load_finetuned(str(tmp_path / "own.ckpt"))
     assert_same(loaded.state_dict(), module.state_dict())
     assert isinstance(loaded.personalized.speakers.unseen, Zero)
     assert isinstance(loaded.interpreter, TransformerInterpreter)
-    assert isinstance(loaded.loss, CCCLoss)
+    assert [type(part) for part in loaded.loss.modules()] == [GlobalBatchLoss, MSELoss]
     # parts that are passed count
     other = EmotionFineTuning.load_from_checkpoint(tmp_path / "own.ckpt", speakers=SpeakerEmbedding(8, Mean()))
     assert isinstance(other.personalized.speakers.unseen, Mean)
-
-
-def test_a_loss_comes_back(data, tmp_path):
-    loss = GlobalBatchLoss(MSELoss())
-    fit(finetuning(loss=loss), data, tmp_path, max_steps=1).save_checkpoint(tmp_path / "own.ckpt")
-    again = EmotionFineTuning.load_from_checkpoint(tmp_path / "own.ckpt").loss
-    assert [type(module) for module in again.modules()] == [type(module) for module in loss.modules()]
-
-
-def test_what_a_second_fit_was_trained_on_counts_as_well(data, tmp_path, monkeypatch):
-    module = finetuning()
-    fit(module, data, tmp_path, max_steps=1)
-    first = module.trained_on
-    monkeypatch.setattr(type(data), "train_hashes", frozenset({"abcdefgh"}))
-    fit(module, data, tmp_path, max_steps=1)
-    assert module.trained_on == first | {"abcdefgh"} > first
 
 
 def test_models_of_the_same_objects_share_no_weights(data, tmp_path):
@@ -199,10 +180,13 @@ def test_models_of_the_same_objects_share_no_weights(data, tmp_path):
     refused("TinyEncoder: is part of another model. Make a new one", finetuning, encoder=encoder)
 
 
-def test_another_fit_goes_on_with_the_same_speakers_alone(data, papt_checkpoint, tmp_path, monkeypatch):
+def test_another_fit_counts_as_well_and_goes_on_with_the_same_speakers(data, papt_checkpoint, tmp_path, monkeypatch):
     module = finetuning(papt_checkpoint=str(papt_checkpoint))
-    for _ in range(2):
-        fit(module, data, tmp_path, max_steps=1)
+    fit(module, data, tmp_path, max_steps=1)
+    first = module.trained_on
+    monkeypatch.setattr(type(data), "train_hashes", frozenset({"abcdefgh"}))
+    fit(module, data, tmp_path, max_steps=1)
+    assert module.trained_on == first | {"abcdefgh"} > first
     monkeypatch.setattr(type(data), "hashes_of_speakers", {"1": {"of other audio"}})
     refused("1 speaker .first 1. named like speakers of the model, but with other", fit, module, data, tmp_path)
 

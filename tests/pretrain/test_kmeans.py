@@ -1,6 +1,5 @@
 import shutil
 import signal
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ import torchaudio
 from command_line import configs, ser
 from garbage import refused
 from killing import contents, on_two, output
+from tiny_models import fitted, padded_noise
 
 from ser_personal import MSPPodcast
 from ser_personal.data.frame_store import PseudoLabels
@@ -84,13 +84,8 @@ def test_other_settings_in_an_existing_folder_are_named(make, synthetic_corpus):
     refused(r"\(data 72 utterances, \w+, now 48 utterances, \w+\)", make, data=fewer)
 
 
-def test_impossible_settings_are_refused(make, synthetic_corpus):
+def test_no_such_accelerator_and_frames_that_are_not_finite(make, monkeypatch):
     refused("accelerator quantum, .*: You selected an invalid accelerator", make, accelerator="quantum")
-    unfitted = PseudoLabelData(str(synthetic_corpus), splits=["validation"])
-    refused("6 clusters for 0 sampled frames", make, data=unfitted)
-
-
-def test_frames_that_are_not_finite_are_refused(make, monkeypatch):
     features = MFCCFrontEnd.features
     monkeypatch.setattr(MFCCFrontEnd, "features", lambda *audio: features(*audio) * np.nan)
     refused(r"\.wav: the network's frames of this audio hold NaN or infinity", make)
@@ -110,18 +105,15 @@ def test_splits_in_any_spelling_and_wrong_ones_and_empty_audio(synthetic_corpus,
 
 
 def test_an_encoder_layer_teaches(make):
-    torch.manual_seed(0)
-    encoder = TinyEncoder(dim=8, layers=2, heads=2, feed_forward_dim=8)
-    encoder.build()
-    encoder.fit_front_end(lambda _limit: iter(np.random.default_rng(0).normal(size=(5, 8_000)).astype(np.float32)))
+    encoder = fitted(TinyEncoder(dim=8, layers=2, heads=2, feed_forward_dim=8), padded_noise(torch.full((5,), 8_000)))
     folder = make(teacher=EncoderTeacher(encoder, teacher_layer=1))
     assert PseudoLabels.load(folder).source.teacher_layer == 1
     other = EncoderTeacher(encoder, teacher_layer=2)
     refused("teacher_layer 1, now 2", make, teacher=other)
-    fitted = str(folder / "codebook.safetensors")
-    refused(r"other settings \(teacher_layer 1, now 2\)", make, "other", teacher=other, codebook=fitted)
+    codebook = str(folder / "codebook.safetensors")
+    refused(r"other settings \(teacher_layer 1, now 2\)", make, "other", teacher=other, codebook=codebook)
     teacher = EncoderTeacher(encoder, teacher_layer=1)
-    same = PseudoLabels.load(make("same", teacher=teacher, codebook=fitted))
+    same = PseudoLabels.load(make("same", teacher=teacher, codebook=codebook))
     assert same.source.codebook_hash == PseudoLabels.load(folder).source.codebook_hash
     with torch.no_grad():
         next(encoder.parameters()).add_(1)
@@ -130,15 +122,11 @@ def test_an_encoder_layer_teaches(make):
     refused("the teacher's encoder: encodes only the first 8,000 samples", make, "half", teacher=teacher)
 
 
-def arguments(corpus: Path, out: Path) -> list[object]:
-    settings = {"data.corpus": corpus, "data.batch_seconds": 10, "num_clusters": 10, "iterations": 5, "out": out}
-    flags = [word for name, value in settings.items() for word in (f"--{name}", value)]
-    return ["kmeans", *configs("kmeans.yaml", "tiny/kmeans.yaml"), *flags, "--accelerator", "cpu"]
-
-
 def test_two_processes_one_of_them_killed_come_to_the_bytes_of_one(synthetic_corpus, tmp_path):
-    assert ser(*arguments(synthetic_corpus, tmp_path / "whole")) == 0
-    two = [*arguments(synthetic_corpus, tmp_path / "labels"), "--devices", "2"]
+    settings = ["--data.batch_seconds", "10", "--num_clusters", "10", "--iterations", "5", "--accelerator", "cpu"]
+    words = ["kmeans", *configs("kmeans.yaml", "tiny/kmeans.yaml"), "--data.corpus", synthetic_corpus, *settings]
+    assert ser(*words, "--out", tmp_path / "whole") == 0
+    two = [*words, "--out", tmp_path / "labels", "--devices", "2"]
     # a batch is four changes: opened beside, twice, renamed, removed if it is still there
     codes = on_two(two, tmp_path / "log", [5, None], changing="batch-")
     assert codes[0] == -signal.SIGKILL

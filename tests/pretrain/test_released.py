@@ -1,5 +1,4 @@
 import argparse
-import os
 import pickle
 import sys
 from collections import OrderedDict
@@ -10,22 +9,12 @@ import joblib
 import numpy as np
 import pytest
 import torch
-from garbage import refused
+from garbage import Trap, refused
 from safetensors.numpy import save
 from sklearn.cluster import MiniBatchKMeans
 
 from ser_personal.pretrain.codebook import Codebook
 from ser_personal.pretrain.released import import_released, load_released_head
-
-
-class Exploit:
-    """Unpickled by pickle, makes a folder."""
-
-    def __init__(self, victim) -> None:
-        self.victim = victim
-
-    def __reduce__(self):
-        return (os.mkdir, (str(self.victim),))
 
 
 class Dictionary:
@@ -126,14 +115,14 @@ def test_what_is_no_released_head_is_refused(tmp_path):
     ids=["pickle", "joblib", "torch zip", "torch legacy"],
 )
 def test_a_malicious_file_is_refused_and_not_executed(tmp_path, dump):
-    dump({"model": {"final_proj.bias": [1.0]}, "extra": Exploit(tmp_path / "victim")}, tmp_path / "evil.pt")
+    dump({"model": {"final_proj.bias": [1.0]}, "extra": Trap(tmp_path / "victim")}, tmp_path / "evil.pt")
     refused(r"names (posix|nt)\.mkdir", import_released, str(tmp_path / "evil.pt"), str(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["evil.pt"]
 
 
 def test_a_malicious_array_of_objects_is_not_executed(tmp_path):
     model = MiniBatchKMeans(3)
-    model.cluster_centers_ = np.array([[Exploit(tmp_path / "victim")]], dtype=object)
+    model.cluster_centers_ = np.array([[Trap(tmp_path / "victim")]], dtype=object)
     joblib.dump(model, tmp_path / "evil.bin")
     refused("array of objects", import_released, str(tmp_path / "evil.bin"), str(tmp_path))
     assert not (tmp_path / "victim").exists()

@@ -167,7 +167,10 @@ def fit(folder, options, *callbacks, checkpoint=None):
     module = Walk()
     ours = [ExactResumption(), Interruption(), StageCheckpoint("walk", "val_loss", "min"), *callbacks]
     trainer = Trainer(**QUIET, **{"max_epochs": EPOCHS} | options, default_root_dir=folder, callbacks=ours)
+    handlers = [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)]
     trainer.fit(module, numbers(), [0.0], ckpt_path=checkpoint)
+    # the former ones are put back
+    assert [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)] == handlers
     return module.weight.item()
 
 
@@ -235,14 +238,5 @@ def test_a_longer_fit_goes_on_by_its_own_schedule(tmp_path):
     fit(tmp_path, {})
     trainer = Trainer(**QUIET, max_epochs=EPOCHS + 1, default_root_dir=tmp_path, callbacks=[ExactResumption()])
     trainer.fit(Walk(), numbers(), [0.0], ckpt_path=tmp_path / "walk-last.ckpt")
-    steps = BATCHES * (EPOCHS + 1)
-    assert (trainer.global_step, trainer.optimizers[0].param_groups[0]["lr"]) == (
-        steps,
-        pytest.approx(0.1 / (steps + 1)),
-    )
-
-
-def test_the_former_signal_handlers_are_put_back(tmp_path):
-    before = [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)]
-    fit(tmp_path, {})
-    assert [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)] == before
+    assert trainer.global_step == (steps := BATCHES * (EPOCHS + 1))
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.1 / (steps + 1))

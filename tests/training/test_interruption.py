@@ -59,9 +59,7 @@ def test_two_devices_stop_at_the_same_step(synthetic_corpus, tmp_path):
     ],
 )
 @pytest.mark.parametrize("command", ["fit", "kmeans"])
-def test_other_tasks_than_devices_are_refused(
-    monkeypatch, synthetic_corpus, tmp_path, capsys, command, variables, says
-):
+def test_other_tasks_than_devices(monkeypatch, synthetic_corpus, tmp_path, capsys, command, variables, says):
     for name, value in (TASK | variables).items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     words = [*configs("kmeans.yaml", "tiny/kmeans.yaml"), "--data.corpus", synthetic_corpus, "--out", tmp_path]
