@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from jsonargparse.typing import PositiveInt
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, GradientAccumulationScheduler, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
@@ -170,12 +170,18 @@ class StageCheckpoint(ModelCheckpoint):
         self._last_global_step_saved = trainer.global_step
 
 
-def _steps(trainer: Trainer) -> dict[str, float]:
+def _accumulation_schedules(trainer: Trainer) -> list[GradientAccumulationScheduler]:
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return [callback for callback in callbacks if isinstance(callback, GradientAccumulationScheduler)]
+
+
+def _steps(trainer: Trainer) -> dict[str, Any]:
     """Settings that make a training step what it is, which a resumed fit must share."""
+    schedules = [schedule.scheduling for schedule in _accumulation_schedules(trainer)]
     return {
         "batches per epoch": trainer.num_training_batches,
         "devices": trainer.world_size,
-        "accumulate_grad_batches": trainer.accumulate_grad_batches,
+        "accumulate_grad_batches": schedules or trainer.accumulate_grad_batches,
     }
 
 
@@ -267,6 +273,9 @@ class ExactResumption(Callback):
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
+        for schedule in _accumulation_schedules(trainer):
+            # Lightning calls it at the start of an epoch only, and training may resume in the middle of one
+            trainer.accumulate_grad_batches = schedule.get_accumulate_grad_batches(trainer.current_epoch)
         seed = os.environ.get("PL_GLOBAL_SEED")
         if seed is not None:
             step = [int(seed), trainer.current_epoch, batch_idx, trainer.global_rank]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from garbage import refused
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import EarlyStopping, GradientAccumulationScheduler
 from torch.utils.data import DataLoader
 
 from ser_personal.data.resumable_loader import ExampleKey, GivenBatches, SpeechLoader
@@ -232,6 +232,17 @@ def test_a_fit_that_stopped_early_is_not_trained_on_unless_patience_grows(tmp_pa
         assert resumed() == resumed() == stopped
     assert "walk-last.ckpt stopped early: no better val_loss in 1 validations" in caplog.text
     assert resumed(patience=9) != stopped
+
+
+@pytest.mark.parametrize("batch", [5, BATCHES, BATCHES + 2])
+def test_a_fit_that_accumulates_by_a_schedule_is_resumed_by_it(batch, tmp_path):
+    schedule = {0: 1, 1: 3}
+    whole = fit(tmp_path / "whole", {}, GradientAccumulationScheduler(schedule))
+    with pytest.raises(Interrupted):
+        fit(tmp_path, {}, StopsAt(batch), GradientAccumulationScheduler(schedule))
+    newest = tmp_path / "walk-last.ckpt"
+    refused("began with accumulate_grad_batches", fit, tmp_path, {}, checkpoint=newest)
+    assert fit(tmp_path, {}, GradientAccumulationScheduler(schedule), checkpoint=newest) == whole
 
 
 def test_a_longer_fit_goes_on_by_its_own_schedule(tmp_path):
