@@ -74,14 +74,14 @@ OTHERS = "it is a flag of SLURM or of the hub"
 # flags that remedies name and no case pastes, by why not
 UNPASTED = {
     "the value, or another command, is the user's to find": """
-        --add --attributes --channel --checkpoint --config --corpus --corpus.scale --data --data.cache --data.max_batch
-        --data.speaker_features --data.test_splits --encoder --model --model.initial_checkpoint --model.interpreter
-        --model.interpreter.scale --model.learning_rate --model.papt_checkpoint --model.speakers
-        --model.speakers.unseen --precision --segments --shard --teacher --trainer.callbacks
-        --trainer.default_root_dir""",
+        --add --attributes --channel --checkpoint --config --corpus --corpus.scale --data
+        --data.augmentation.noise --data.cache --data.max_batch --data.speaker_features --data.test_splits
+        --encoder --model --model.initial_checkpoint --model.interpreter --model.interpreter.scale
+        --model.learning_rate --model.papt_checkpoint --model.speakers --model.speakers.unseen --precision
+        --segments --shard --teacher --trainer.callbacks --trainer.default_root_dir""",
     "another test gives it": """
-        --calibration --data.speaker_selection --import --model.encoder.freeze_layers --model.lora.adapters_alone
-        --public --push --single_speakers""",
+        --calibration --data.num_workers --data.speaker_selection --import --model.encoder.freeze_layers
+        --model.lora.adapters_alone --public --push --single_speakers""",
     "the command runs until it is stopped, or only prints": "--port --help",
     OTHERS: "--nodes --ntasks --private",
 }
