@@ -33,8 +33,8 @@ endif
 	@rm -f .venv/installed-*
 	@touch $@
 
-demo: setup ## Run the whole method on a synthetic corpus, into OUT=demo
-	$(BIN)/ser demo --out $(OUT)
+demo: setup ## Run the whole method on a synthetic corpus, into OUT=demo (ARGS=--full compares three recipes)
+	$(BIN)/ser demo --out $(OUT) $(ARGS)
 
 # models this small gain nothing from a second thread; the processes that finish first take tests of the others
 test: setup ## Run the tests, in a process a core and at most 4

@@ -143,10 +143,11 @@ def parse(
     parser.add_argument("--config", action="config", help="YAML with values for the arguments below")
     parser.add_function_arguments(function, as_group=False, fail_untyped=False)
     hints = get_type_hints(function)
-    parser.add_argument(VERBOSE, action="store_true", help="show what Lightning says, too")
+    if "verbose" not in hints:
+        parser.add_argument(VERBOSE, action="store_true", help="show what Lightning says, too")
     words = _as_flags(arguments, parser, {name: hints[name] == list[str] for name in positional})
     values = vars(parser.instantiate(parser.parse_args(words), instantiators=[(make, object, True)]))
-    return {name: value for name, value in values.items() if name not in {"config", "verbose"}}
+    return {name: value for name, value in values.items() if name in hints or name not in {"config", "verbose"}}
 
 
 def _as_flags(arguments: Sequence[str], parser: Any, positional: Mapping[str, bool]) -> list[str]:

@@ -18,7 +18,7 @@ from ser_personal.files import check_empty
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-STAGES = 7
+SYSTEMS = ("vanilla", "tapt", "papt")
 EXPECT = """What to expect: {minutes:.0f} minutes of speech by invented voices, and 0.2 million random weights in
 HuBERT's place. It shows that every step runs, and how it reports. Ridge regression should do about
 as well, and no figure says anything about people.
@@ -26,7 +26,9 @@ as well, and no figure says anything about people.
 VOICES = ("ben", "ada")
 
 
-def demo(out: str, speakers: int = 60, utterances: int = 16, seed: int = 0) -> None:
+def demo(
+    out: str, speakers: int = 60, utterances: int = 16, seed: int = 0, *, full: bool = False, verbose: bool = False
+) -> None:
     """Run the whole method on synthetic speech: corpus, PAPT, fine-tuning, a test with controls, report and timeline.
 
     Every command that it stands for is in commands.sh, and works when pasted; what they printed is in log.txt. They run
@@ -37,16 +39,20 @@ def demo(out: str, speakers: int = 60, utterances: int = 16, seed: int = 0) -> N
         speakers: of the corpus, in all three sets together.
         utterances: of each speaker.
         seed: of the corpus.
+        full: train Vanilla-FT and TAPT-FT as well, and compare the three.
+        verbose: show each command, and all that it prints.
     """
     folder = Path(out)
     check_empty(folder)
     folder.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    stages = Stages(folder)
+    stages = Stages(folder, 12 if full else 7, verbose=verbose)
     # utterances are of 2 to 4 s
     print(EXPECT.format(minutes=speakers * utterances * 3 / 60))
-    run = _pipeline(stages, folder, speakers, utterances, seed)
+    run = _pipeline(stages, folder, speakers, utterances, seed, full=full)
     _look(stages, folder, run, seed, speakers)
+    if full:
+        stages.run("compare", *(folder / system for system in SYSTEMS), "--baseline", "vanilla", shown=True)
     print(f"""
 {(time.perf_counter() - started) / 60:.1f} minutes. Open
   {folder / "report.html"}    what the model can do, for whom it fails, and what calibration changes
@@ -60,26 +66,27 @@ The commands are in {folder / "commands.sh"}, what they printed in {folder / "lo
 class Stages:
     """Runs `ser` commands in this process, a line per stage; its folder gets commands.sh and log.txt."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, number: int, *, verbose: bool) -> None:
+        self._folder, self._number, self._verbose = folder, number, verbose
         self._done = 0
 
     @contextmanager
     def stage(self, name: str) -> Iterator[list[str]]:
         """One stage; the first entry of the list stands on its line, further ones below."""
         self._done += 1
-        title = f"{self._done}/{STAGES} {name:10}"
-        print(title, end=" ", flush=True)
+        title = f"{self._done}/{self._number} {name:10}"
+        if not self._verbose:
+            print(title, end=" ", flush=True)
         found: list[str] = []
         started = time.perf_counter()
         yield found
         first, *more = found
-        print(f"{first:<64}{time.perf_counter() - started:4.0f} s")
+        print(f"{f'{title} ' if self._verbose else ''}{first:<64}{time.perf_counter() - started:4.0f} s")
         for line in more:
             print(f"{'':{len(title)}} {line}")
 
-    def run(self, name: str, *arguments: object) -> None:
-        """Run a command, its output in log.txt."""
+    def run(self, name: str, *arguments: object, shown: bool = False) -> None:
+        """Run a command, its output in log.txt, or on the screen where all is shown."""
         # else its log would write to this file even after it is closed
         import lightning.pytorch  # noqa: F401
 
@@ -91,10 +98,13 @@ class Stages:
             for file, text in (("commands.sh", line), ("log.txt", f"$ {line}")):
                 log = stack.enter_context((self._folder / file).open("a", encoding="utf-8"))
                 print(text, file=log, flush=True)
-            stack.enter_context(redirect_stdout(log))
-            stack.enter_context(redirect_stderr(log))
-            stack.callback(logging.disable, logging.root.manager.disable)
-            logging.disable(logging.INFO)
+            if shown or self._verbose:
+                print(f"\n$ {line}", flush=True)
+            else:
+                stack.enter_context(redirect_stdout(log))
+                stack.enter_context(redirect_stderr(log))
+                stack.callback(logging.disable, logging.root.manager.disable)
+                logging.disable(logging.INFO)
             code = dispatch([name, *words])
         if code:
             raise UserError(f"ended with exit code {code}", where=f"ser {name}", remedy="log.txt says why")
@@ -104,7 +114,7 @@ def _configs(*names: str) -> list[str]:
     return [piece for name in names for piece in ("--config", name)]
 
 
-def _pipeline(stages: Stages, folder: Path, speakers: int, utterances: int, seed: int) -> Path:
+def _pipeline(stages: Stages, folder: Path, speakers: int, utterances: int, seed: int, *, full: bool) -> Path:
     """Make a corpus, train on it and test, -> the folder of PAPT-FT's test run."""
     from ser_personal.calibration.table import decimal
 
@@ -122,22 +132,25 @@ def _pipeline(stages: Stages, folder: Path, speakers: int, utterances: int, seed
     # the stages share this process, which a second device would leave
     device = ["--trainer.devices", 1, "--trainer.default_root_dir"]
     pretrain = [*_configs("papt.yaml", "tiny/papt.yaml"), *data, "--data.pseudo_labels", labels, *device, folder]
-    with stages.stage("PAPT") as found:
-        stages.run("fit", *pretrain)
-        losses = json.loads((folder / "papt.scores.json").read_text(encoding="utf-8"))
-        own, others = losses["val_loss"], losses["val_loss_unseen_speakers"]
-        found.append(f"masked prediction {own:.2f} nats per frame, of unseen speakers {others:.2f}")
+    for name in ("tapt", "papt") if full else ("papt",):
+        with stages.stage(name.upper()) as found:
+            stages.run("fit", *pretrain, *(_configs("tapt.yaml") if name == "tapt" else []))
+            losses = json.loads((folder / f"{name}.scores.json").read_text(encoding="utf-8"))
+            own, others = losses["val_loss"], losses["val_loss_unseen_speakers"]
+            found.append(f"masked prediction {own:.2f} nats per frame, of unseen speakers {others:.2f}")
     finetune = [*_configs("finetune.yaml", "tiny/finetune.yaml"), *data]
-    root = folder / "papt"
-    with stages.stage("fine-tune") as found:
-        stages.run("fit", *finetune, "--model.papt_checkpoint", folder / "papt.ckpt", *device, root)
-        scores = json.loads((root / "finetune.scores.json").read_text(encoding="utf-8"))
-        found.append(f"validation CCC {decimal(scores['val_ccc'])}")
-    with stages.stage("test") as found:
-        test = [*_configs("pldc.yaml", "ridge.yaml"), "--ckpt_path", root / "finetune.ckpt"]
-        stages.run("test", *finetune, *test, *device, root)
-        (run,) = (path.parent for path in root.rglob("metrics.json"))
-        found.extend(_tested(run))
+    for system in SYSTEMS if full else ("papt",):
+        root = folder / system
+        with stages.stage("fine-tune") as found:
+            source = [] if system == "vanilla" else ["--model.papt_checkpoint", folder / f"{system}.ckpt"]
+            stages.run("fit", *finetune, *source, *device, root)
+            scores = json.loads((root / "finetune.scores.json").read_text(encoding="utf-8"))
+            found.append(f"{system}, validation CCC {decimal(scores['val_ccc'])}")
+        with stages.stage("test") as found:
+            test = [*_configs("pldc.yaml", "ridge.yaml"), "--ckpt_path", root / "finetune.ckpt"]
+            stages.run("test", *finetune, *test, *device, root)
+            (run,) = (path.parent for path in root.rglob("metrics.json"))
+            found.extend(_tested(run))
     return run
 
 

@@ -9,7 +9,7 @@ import pytest
 from command_line import REPOSITORY
 from tiny_models import smallest_configs
 
-from ser_personal.demo import demo
+from ser_personal.demo import Stages, demo
 from ser_personal.errors import UserError
 
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
@@ -59,9 +59,13 @@ def test_the_whole_demo_asks_for_no_network_and_is_a_line_a_stage(no_network, tm
     smallest_configs(tmp_path / "tiny")
     out = tmp_path / "demo"
     monkeypatch.chdir(tmp_path)
-    demo(str(out), speakers=8, utterances=3)
-    stages = re.findall(r"^(\d+)/7 (\S+) .* \d+ s$", capsys.readouterr().out, re.MULTILINE)
-    assert [int(number) for number, _ in stages] == list(range(1, 8))
+    demo(str(out), speakers=8, utterances=3, full=True)
+    shown = capsys.readouterr().out
+    stages = re.findall(r"^(\d+)/12 (\S+) .* \d+ s$", shown, re.MULTILINE)
+    assert [int(number) for number, _ in stages] == list(range(1, 13))
+    assert re.search(r"\n\$ ser compare .*\n(.*\n)*.*tapt", shown)
+    Stages(out, 1, verbose=True).run("--version")
+    assert re.match(r"\n\$ ser --version\n\d", capsys.readouterr().out)
     assert [name for _, name in stages][-2:] == ["report", "annotate"]
     commands = (out / "commands.sh").read_text().splitlines()
     assert all(line.startswith("ser ") for line in commands)
