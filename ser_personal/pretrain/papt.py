@@ -83,6 +83,10 @@ class PAPT(PersonalizedModule):
         seed: Seed = 0,
     ) -> None:
         encoder = encoder or HubertEncoder()
+        # Whisper's would mask nothing
+        if not isinstance(encoder, HubertEncoder):
+            what, remedy = "can't be pre-trained by masked prediction here", "Give a HubertEncoder"
+            raise UserError(what, where=type(encoder).__name__, remedy=remedy)
         if encoder.weighted_layers:
             raise UserError(
                 "masked prediction reads the last layer, as HuBERT's does",

@@ -10,6 +10,8 @@ from tiny_models import encoder, fit, papt, pretrain_data, tiny_network, trainer
 from ser_personal.audio import num_frames
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.module import linear_warmup_and_decay
+from ser_personal.encoder.raw import MFCCEncoder
+from ser_personal.encoder.whisper import WhisperEncoder
 from ser_personal.pretrain.masked_prediction import PredictionHead, masked_prediction_loss, span_mask
 from ser_personal.pretrain.papt import PAPT
 from ser_personal.speakers.embedding import SpeakerEmbedding
@@ -209,3 +211,8 @@ def test_embedding_learns_what_only_the_speaker_tells(data, fusion):
         optimizer.step()
     of_a_guess = logged["train_loss"] / torch.tensor(8.0).log()
     assert of_a_guess > 0.95 if fusion == "none" else of_a_guess < 0.5
+
+
+@pytest.mark.parametrize("encoder", [WhisperEncoder, MFCCEncoder])
+def test_an_encoder_that_can_not_mask_is_refused(encoder):
+    refused(f"{encoder.__name__}: can't be pre-trained by masked prediction here", PAPT, encoder())
