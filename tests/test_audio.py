@@ -7,6 +7,7 @@ import pytest
 import soundfile
 import torch
 import torchaudio
+from garbage import refused
 from hostile_sounds import FINE, HOSTILE, ONE, OTHER, channels, suffix
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -64,6 +65,8 @@ def test_a_part_equals_that_part_of_the_whole(tmp_path, suffix, rate, channels):
     path = write_noise(tmp_path / f"a.{suffix}", 2 * rate, rate, channels)
     whole = decode(path)
     assert whole.dtype == np.float32
+    average = resample(soundfile.read(path, dtype="float32", always_2d=True)[0].mean(1), rate)
+    np.testing.assert_allclose(whole, average, atol=1e-6)
     assert len(whole) == read_header(path).num_samples == 2 * SAMPLE_RATE
     for start, length in [(0, 320), (6401, 1), (12_800, 19_200), (31_000, 5000), (40_000, 1)]:
         np.testing.assert_allclose(decode(path, start, length), whole[start : start + length], atol=1e-6)
@@ -93,14 +96,11 @@ def test_of_a_call_with_a_party_a_channel_a_turn_alone_is_read(kind, tmp_path):
     cancelling.write_bytes(channels(ONE, -0.98 * ONE))
     # the other party is silent for half a second, and then speaks in turns with the first
     alone, both = {"start": 0.0, "seconds": 0.5}, {"start": 0.5, "seconds": 1.0}
-    with pytest.raises(UserError, match="channels that hold different voices"):
-        decode(call, 0, 8000)
+    refused("channels that hold different voices", decode, call, 0, 8000)
     mix = soundfile.read(call)[0].mean(1)[:8000]
     np.testing.assert_allclose(decode_utterance(Utterance("a", call, "train", **alone)), mix, atol=1e-6)
-    with pytest.raises(UserError, match="channels that hold different voices"):
-        decode_utterance(Utterance("a", call, "train", **both))
-    with pytest.raises(UserError, match="cancel one another"):
-        decode_utterance(Utterance("a", cancelling, "train", **both))
+    refused("channels that hold different voices", decode_utterance, Utterance("a", call, "train", **both))
+    refused("cancel one another", decode_utterance, Utterance("a", cancelling, "train", **both))
 
 
 @pytest.mark.parametrize("channels", [1, 2])
@@ -111,17 +111,9 @@ def test_a_silent_or_short_segment_is_refused_as_a_whole_file_is(channels, tmp_p
     soundfile.write(path, samples, SAMPLE_RATE)
     longer = Utterance("a", path, "train", start=0.0, seconds=1.0)
     for seconds, what in ((0.5, "is silent"), (0.02, "is shorter than one frame")):
-        with pytest.raises(UserError, match=what):
-            decode_utterance(replace(longer, seconds=seconds))
+        refused(what, decode_utterance, replace(longer, seconds=seconds))
     assert not decode_utterance(longer, 0, 4000).any()
     assert len(decode_utterance(longer)) == 16_000
-
-
-def test_a_mono_file_is_what_was_written_and_stereo_its_average(tmp_path):
-    path = write_noise(tmp_path / "a.wav", 1000)
-    np.testing.assert_array_equal(decode(path), soundfile.read(path, dtype="float32")[0])
-    path = write_noise(tmp_path / "b.wav", 1000, channels=2)
-    np.testing.assert_allclose(decode(path), soundfile.read(path)[0].mean(1), atol=1e-6)
 
 
 @pytest.mark.parametrize("rate", [8000, 15_900, 44_100])
@@ -151,15 +143,11 @@ def test_any_rate_costs_what_its_neighbours_do(rate):
 
 def test_a_missing_file_or_folder(tmp_path):
     for read in (decode, read_header):
-        with pytest.raises(UserError, match=r"missing\.wav: no such audio file\. .*ser check"):
-            read(tmp_path / "missing.wav")
-        with pytest.raises(UserError, match="isn't a file"):
-            read(tmp_path)
-    with pytest.raises(UserError, match="no such folder"):
-        find_sound_files(tmp_path / "missing")
+        refused(r"missing\.wav: no such audio file\. .*ser check", read, tmp_path / "missing.wav")
+        refused("isn't a file", read, tmp_path)
+    refused("no such folder", find_sound_files, tmp_path / "missing")
     (tmp_path / "annexed.wav").symlink_to(".git/annex/objects/x/SHA256E-s1--0.wav")
-    with pytest.raises(UserError, match=r"a pointer, whose content `git annex get \.` brings"):
-        decode(tmp_path / "annexed.wav")
+    refused(r"a pointer, whose content `git annex get \.` brings", decode, tmp_path / "annexed.wav")
 
 
 @settings(max_examples=20)
@@ -205,8 +193,7 @@ def test_blocks_joined_are_the_whole(tmp_path, rate, kind, monkeypatch):
         assert len({len(block) for block in blocks}) <= 2
         assert max(map(len, blocks)) <= 17_001
         np.testing.assert_allclose(np.concatenate(blocks), decode(path, channel=channel), atol=2e-6)
-    with pytest.raises(UserError, match="has no channel 3, but 2"):
-        decode(path, channel=2)
+    refused("has no channel 3, but 2", decode, path, channel=2)
 
 
 @pytest.mark.parametrize("name", FINE)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from command_line import REPOSITORY, stage
-from garbage import INPUTS, files, is_read_or_refused
+from garbage import INPUTS, files, is_read_or_refused, refused
 from hypothesis import example, given, settings
 
 import ser_personal
@@ -16,7 +16,6 @@ from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.cli import COMMANDS, STAGES, check_before_imports
 from ser_personal.data.augmentation import Augmentation
 from ser_personal.encoder.hubert import HubertEncoder
-from ser_personal.errors import UserError
 from ser_personal.finetune.interpreters import MLPInterpreter, TransformerInterpreter
 from ser_personal.finetune.similar_speakers import SimilarSpeakers
 from ser_personal.pretrain.kmeans import kmeans
@@ -119,8 +118,7 @@ def test_yaml_itself_is_a_config_of_any_length(tmp_path):
     for text in (json.dumps(content), yaml.safe_dump(content)):
         assert read_configs(["--config", text]) == {text: content}
         check_before_imports("test", ["--config", text])
-    with pytest.raises(UserError, match=r"^--config, line 1: isn't YAML"):
-        read_configs(["--config", "{a: ["])
+    refused(r"^--config, line 1: isn't YAML", read_configs, ["--config", "{a: ["])
 
 
 CONFIG = b"trainer:\n  max_epochs: 3\nmodel:\n  class_path: PAPT\n  init_args: {fusion: last}\nckpt_path: null\n"

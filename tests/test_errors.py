@@ -3,6 +3,7 @@ import warnings
 from math import inf, nan
 
 import pytest
+from garbage import refused
 
 from ser_personal.data.emotion import EmotionDataModule
 from ser_personal.data.speaker_features import CachedSpeakerFeatures
@@ -56,9 +57,8 @@ def test_what_a_range_holds(options, inside, allowed):
         if number in inside:
             require_range("share", number, **options)
         else:
-            with pytest.raises(UserError) as caught:
-                require_range("share", number, **options)
-            assert str(caught.value) == f"share: {number} is out of range. Give a number {allowed}."
+            line = f"^share: {number} is out of range. Give a number {allowed}.$"
+            refused(line, require_range, "share", number, **options)
 
 
 @pytest.mark.parametrize(
@@ -73,5 +73,4 @@ def test_what_a_range_holds(options, inside, allowed):
     ],
 )
 def test_a_misspelt_choice_is_not_taken_for_another(make, choices):
-    with pytest.raises(UserError, match=rf": there is no 'men'\. Give one of {choices}\."):
-        make("men")
+    refused(rf": there is no 'men'\. Give one of {choices}\.", make, "men")

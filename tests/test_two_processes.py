@@ -10,9 +10,7 @@ import pytest
 import torch
 from command_line import configs, finetune_arguments, papt_arguments, ser, stage, trainer_flags
 from killing import LONGEST, on_two, output, start
-from public_forms import SIZES
-from tiny_models import emotion_data, finetuning, papt, pretrain_data
-from transformers import HubertConfig, HubertModel
+from tiny_models import emotion_data, finetuning, papt, pretrain_data, tiny_network
 
 ENCODER = ["--model.encoder", "HubertEncoder", "--model.encoder.gradient_checkpointing", "true"]
 EACH_STEP = {"name": "papt", "monitor": "val_loss", "mode": "min", "every_n_steps": 1}
@@ -52,7 +50,7 @@ def run(make_once, synthetic_corpus, synthetic_pseudo_labels) -> Path:
     """
 
     def make(folder: Path) -> None:
-        HubertModel(HubertConfig(**SIZES)).save_pretrained(folder / "hubert")
+        tiny_network("hubert", "layer").save_pretrained(folder / "hubert")
         flags = [*ENCODER, "--model.encoder.pretrained", folder / "hubert", *trainer_flags(folder), *TWO]
         pretraining = ["fit", *papt_arguments(synthetic_corpus, synthetic_pseudo_labels), *BATCHES]
         callbacks = {"trainer": {"callbacks": [{"class_path": "StageCheckpoint", "init_args": EACH_STEP}]}}
