@@ -13,9 +13,7 @@ from ser_personal.scores import as_json, score
 ROWS = (*("raw", "mu", "sigma", "both", "affine", "posterior", "population", "random_speakers"), "own_statistics")
 
 
-def invent(
-    folder: Path, *, speakers: int = 24, utterances: int = 12, attributes: tuple[str, ...] = ("arousal",), seed: int = 0
-) -> Path:
+def invent(folder: Path, *, speakers=24, utterances=12, attributes=("arousal",), seed=0) -> Path:
     """Write a run whose every second test speaker is Female, and whose calibration halves the error of even ones."""
     rng = np.random.default_rng(seed)
     ids = [f"s{number:02}" for number in range(speakers)]
@@ -35,11 +33,6 @@ def invent(
     frame["emotion"] = np.where(np.arange(len(frame)) % 3 == 0, None, "anger")
     folder.mkdir(parents=True, exist_ok=True)
     frame.to_csv(folder / "predictions.csv", index=False)
-    _write_rest(folder, frame, ids, genders, attributes)
-    return folder
-
-
-def _write_rest(folder: Path, frame: pd.DataFrame, ids: list[str], genders: list[str], attributes) -> None:
     rng = np.random.default_rng(1)
     columns = {kind: frame[[f"{a}_{kind}" for a in attributes]].to_numpy() for kind in ("label", "raw", "calibrated")}
     rows = {}
@@ -48,16 +41,9 @@ def _write_rest(folder: Path, frame: pd.DataFrame, ids: list[str], genders: list
         scores = score(predicted, columns["label"], list(frame["speaker"]), attributes)
         rows[name] = {"is_oracle": name == "own_statistics", "attributes": as_json(scores)}
     pldc = {"k": 2, "shift_mean": False, "scale_std": True, "statistics": "average", "center": False, "clip": False}
-    metrics = {
-        "checkpoint": None,
-        "model": "",
-        "attributes": list(attributes),
-        "pldc": pldc,
-        "scale": [1, 7],
-        "min_utterances": 10,
-        "splits": {"test1": {"utterances": len(frame), "speakers": {"unseen": len(ids)}, "rows": rows}},
-    }
-    write_json(folder / "metrics.json", metrics)
+    splits = {"test1": {"utterances": len(frame), "speakers": {"unseen": len(ids)}, "rows": rows}}
+    metrics = {"checkpoint": None, "model": "", "attributes": list(attributes), "pldc": pldc, "scale": [1, 7]}
+    write_json(folder / "metrics.json", metrics | {"min_utterances": 10, "splits": splits})
     moments = {name: dict.fromkeys(attributes, 1.0) for name in ("mu", "sigma", "mu_bar", "sigma_bar")}
     of_speaker = {
         id_: {"gender": gender, "utterances": int((frame["speaker"] == id_).sum()), "seconds": 10.0 * (number + 1)}
@@ -73,6 +59,7 @@ def _write_rest(folder: Path, frame: pd.DataFrame, ids: list[str], genders: list
         "embeddings": SpeakerVectors(tuple(training), rng.normal(size=(4, 8))),
     }
     write_speakers(folder, {"fusion": "last", "splits": {"test1": of_speaker}, "training": training}, vectors)
+    return folder
 
 
 def edit_json(path: Path, edit) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -41,12 +41,6 @@ class Unbroken(NamedTuple):
     result: dict[str, Kept]
     seconds: float
     changes: int  # that it made to files
-
-    @classmethod
-    def read(cls, stage: Stage, folder: Path) -> Self:
-        """Read what `unbroken` left in a folder."""
-        seconds, changes = (float((folder / f"{name}.txt").read_text()) for name in ("seconds", "changes"))
-        return cls(stage.result(folder), seconds, int(changes))
 
 
 def same(one: dict[str, Kept], two: dict[str, Kept]) -> bool:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
-from typing import Literal, get_type_hints
+from typing import get_type_hints
 
 import pytest
 import yaml
@@ -78,25 +78,15 @@ def test_a_full_disk_is_one_line_whoever_finds_it():
         assert str(find_user_error(error)) == "the disk is full. Free some space there, or write to another disk."
 
 
-def command(
-    corpus: str, out: str, num_clusters: int = 3, mode: Literal["mean", "zero"] = "mean", keep_all: bool = False
-) -> None:
-    """Do something.
-
-    Args:
-        corpus: positional.
-        out: required.
-        num_clusters: a number.
-        mode: a choice.
-        keep_all: a switch.
-    """
+def command(corpus: str, out: str, num_clusters: int = 3, keep_all: bool = False) -> None:
+    """Do something."""
 
 
 def parsed(*arguments: str) -> dict[str, object]:
     return parse(command, "ser command", ("corpus",), arguments)
 
 
-DEFAULTS = {"corpus": "c", "out": "o", "num_clusters": 3, "mode": "mean", "keep_all": False}
+DEFAULTS = {"corpus": "c", "out": "o", "num_clusters": 3, "keep_all": False}
 
 
 def test_flags_change_the_defaults_of_the_signature_in_any_spelling(tmp_path):

@@ -74,23 +74,16 @@ def show_files(page: str, folder: Path) -> None:
 
 def command_lines(page: str, folder: Path) -> list[tuple[str, list[str]]]:
     """Each command of a page's shell blocks, in order: where its block stands, and its words as a shell reads them."""
-    found = []
+    bash, calls, found = shutil.which("bash"), folder / ".calls", []
+    environment = {"PATH": "/nowhere", "CALLS": str(calls), "SLURM_ARRAY_TASK_ID": "0"}
     for block in blocks(page):
         if block.language in SHELLS and STARTS.search(block.code):
             script = block.code.replace(" ... ", f" {USUAL_TEST} ")
-            found += [(block.where, shlex.split(line)) for line in _what_a_shell_calls(script, folder)]
+            # a shell that finds no program and writes down what it was asked for
+            calls.write_text("")
+            subprocess.run([bash, "-c", RECORDER + script], cwd=folder, env=environment, check=True, timeout=600)
+            found += [(block.where, shlex.split(line)) for line in calls.read_text(encoding="utf-8").splitlines()]
     return found
-
-
-def _what_a_shell_calls(script: str, folder: Path) -> list[str]:
-    """Run a script in a shell that finds no program and writes down what it was asked for."""
-    bash = shutil.which("bash")
-    assert bash is not None
-    calls = folder / ".calls"
-    calls.unlink(missing_ok=True)
-    environment = {"PATH": "/nowhere", "CALLS": str(calls), "SLURM_ARRAY_TASK_ID": "0"}
-    subprocess.run([bash, "-c", RECORDER + script], cwd=folder, env=environment, check=True, timeout=600)
-    return calls.read_text(encoding="utf-8").splitlines() if calls.exists() else []
 
 
 WITH_PYTHON = [page for page in PAGES if any(block.language == "python" for block in blocks(page))]
@@ -100,9 +93,7 @@ EXTRAS = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["
 
 
 @pytest.fixture(scope="session")
-def after_the_quick_start(
-    synthetic_corpus: Path, synthetic_pseudo_labels: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def after_the_quick_start(synthetic_corpus, synthetic_pseudo_labels, tmp_path_factory) -> Path:
     """The folder in which a reader of the quick start stands at its end, and recordings of Anna."""
     folder = tmp_path_factory.mktemp("desk") / "desk"
     folder.mkdir()
@@ -130,7 +121,7 @@ def after_the_quick_start(
 
 
 @pytest.fixture
-def desk(after_the_quick_start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def desk(after_the_quick_start, tmp_path, monkeypatch) -> Path:
     """A copy of that folder to work in."""
     shutil.copytree(after_the_quick_start, tmp_path / "desk", symlinks=True)
     monkeypatch.chdir(tmp_path / "desk")
@@ -156,19 +147,15 @@ def test_command_lines_parse(page, desk, monkeypatch):
     monkeypatch.setattr("ser_personal.stages.stage_cli.find_spec", lambda name: name)
     show_files(page, desk)
     for where, words in command_lines(page, desk):
-        leave_checkpoints(words, desk)
+        # where the fits of a page would have left them
+        for path in values_of(["--ckpt_path"], words):
+            if not (desk / path).exists():
+                (desk / path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(desk / ("papt.ckpt" if "apt" in Path(path).stem else "finetune.ckpt"), desk / path)
         try:
             understand(*words)
         except Exception as error:
             raise AssertionError(f"{where}: {shlex.join(words)}") from error
-
-
-def leave_checkpoints(words: list[str], desk: Path) -> None:
-    """Put checkpoints where the fits of a page would have left them."""
-    for path in values_of(["--ckpt_path"], words):
-        if not (desk / path).exists():
-            (desk / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(desk / ("papt.ckpt" if "apt" in Path(path).stem else "finetune.ckpt"), desk / path)
 
 
 # pages repeat commands
@@ -212,7 +199,7 @@ REQUESTED = re.compile(r"<(?:link|script|img|iframe)\b[^>]*\b(?:href|src)=\"?(ht
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def site(tmp_path_factory) -> Path:
     """The whole site, by `make docs`' own command: a broken link or reference fails."""
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]

@@ -23,10 +23,7 @@ def finish(words: list[object], folder: Path) -> None:
 
 
 def stop_and_resume(words: list[object], folder: Path) -> None:
-    """As a user starts it: the second process is one that Lightning starts, with imports of its own.
-
-    SIGTERM to the first ends both, and the command that it names goes on.
-    """
+    """As a user starts it, the second process by Lightning; SIGTERM ends both, and the command named goes on."""
     process = start([str(word) for word in words], folder / "stopped", environment={"OMP_NUM_THREADS": "1"})
     while not (folder / "papt-last.ckpt").exists():
         assert process.is_alive(), output(folder / "stopped")
@@ -44,10 +41,7 @@ def stop_and_resume(words: list[object], folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def run(make_once, synthetic_corpus, synthetic_pseudo_labels) -> Path:
-    """PAPT, stopped and resumed, then fine-tuning from it, then a test with PLDC, each on two processes.
-
-    Both trainings keep few activations, the second in bfloat16.
-    """
+    """PAPT, stopped and resumed, fine-tuning from it in bfloat16, a test with PLDC, each on two processes."""
 
     def make(folder: Path) -> None:
         tiny_network("hubert", "layer").save_pretrained(folder / "hubert")

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import yaml
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from public_forms import SIZES
 from transformers import AutoConfig, AutoModel, PreTrainedModel, WhisperConfig, WhisperForConditionalGeneration
 
 from ser_personal.arguments import SHIPPED
@@ -111,21 +112,8 @@ def threaded_trainers(world_size: int, folder: Path | None = None) -> list[Simpl
 def tiny_network(model_type: str, norm: str, **shape: int) -> PreTrainedModel:
     """A random transformers model: group norm and post-norm as base models have them, or layer norm and pre-norm."""
     torch.manual_seed(0)
-    settings = {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 48,
-        "conv_dim": [16] * 7,
-        "conv_bias": norm == "layer",
-        "feat_extract_norm": norm,
-        "do_stable_layer_norm": norm == "layer",
-        "num_conv_pos_embeddings": 16,
-        "num_conv_pos_embedding_groups": 4,
-        "vocab_size": 10,
-    }
-    config = AutoConfig.for_model(model_type, **settings | shape)
-    return AutoModel.from_config(config).eval()
+    of_norm = {"conv_bias": norm == "layer", "feat_extract_norm": norm, "do_stable_layer_norm": norm == "layer"}
+    return AutoModel.from_config(AutoConfig.for_model(model_type, **SIZES | of_norm | shape)).eval()
 
 
 def tiny_whisper(seconds: int) -> PreTrainedModel:

@@ -16,7 +16,7 @@ from ser_personal.types import EncoderOutput, SpeechBatch
 
 LENGTHS = torch.tensor([8000, 5000])
 EQUAL = torch.tensor([8000, 8000])
-DIM = 32
+DIM = 16
 NAMES = ("none", "first", "prefix", "concat", "last")
 
 

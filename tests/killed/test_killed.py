@@ -27,12 +27,13 @@ TINY = ["--model.encoder", "TinyEncoder", "--model.encoder.dim", "16", "--model.
 
 def kmeans(corpus: Path, _pseudo_labels: Path, folder: Path) -> list[str]:
     data = ["--data.corpus", f"{corpus}", "--data.batch_seconds", "4", "--data.num_workers", "0"]
-    return ["kmeans", *configs("kmeans.yaml", "tiny/kmeans.yaml"), *data, "--num_clusters", "12", *out(folder)]
+    data += ["--num_clusters", "12", "--out", f"{folder}/out"]
+    return ["kmeans", *configs("kmeans.yaml", "tiny/kmeans.yaml"), *data]
 
 
 def cache(corpus: Path, _pseudo_labels: Path, folder: Path) -> list[str]:
-    data = ["--data.corpus", f"{corpus}", "--data.batch_seconds", "4"]
-    return ["cache", *configs("cache.yaml", "tiny/cache.yaml"), "--encoder", "MFCCEncoder", *data, *out(folder)]
+    data = ["--data.corpus", f"{corpus}", "--data.batch_seconds", "4", "--out", f"{folder}/out"]
+    return ["cache", *configs("cache.yaml", "tiny/cache.yaml"), "--encoder", "MFCCEncoder", *data]
 
 
 def papt(corpus: Path, pseudo_labels: Path, folder: Path) -> list[str]:
@@ -46,10 +47,6 @@ def finetune(corpus: Path, _pseudo_labels: Path, folder: Path) -> list[str]:
     drawn += ["--data.augmentation.noise", f"{corpus}"]
     small = ["--data.max_batch", "8", *TINY, *trainer_flags(folder, 2)]
     return ["fit", *finetune_arguments(corpus), *drawn, *small, *resumed("finetune", "val_ccc", "max")]
-
-
-def out(folder: Path) -> list[str]:
-    return ["--out", f"{folder / 'out'}"]
 
 
 def resumed(name: str, monitor: str, mode: str) -> list[str]:
@@ -85,7 +82,8 @@ def prepared(make_once, synthetic_corpus, synthetic_pseudo_labels) -> Callable[[
         arguments = partial(STAGES[name], synthetic_corpus, synthetic_pseudo_labels)
         stage = Stage(arguments, partial(result, name))
         folder = make_once(f"unbroken-{name}", lambda folder: unbroken(stage, folder))
-        return stage, Unbroken.read(stage, folder)
+        seconds, changes = ((folder / f"{name}.txt").read_text() for name in ("seconds", "changes"))
+        return stage, Unbroken(stage.result(folder), float(seconds), int(changes))
 
     return prepare
 
