@@ -123,6 +123,12 @@ class PredictionCollector(RunWriter):
         super().__init__()
         self._batches: list[dict[str, Tensor]] = []
 
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        # what an interrupted test kept may be another model's
+        self._batches = []
+
     def keep(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any, **__: Any) -> None:
         """Keep a batch's predictions."""
         kept = {name: outputs[name].float().cpu() for name in ("pooled", "predictions", "labels")}

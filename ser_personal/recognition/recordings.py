@@ -253,7 +253,11 @@ def recordings_of(
         # fewer than in files: a caller of Python gives letters and numbers on purpose, and one recording any name
         if len(turns) > 1:
             turns = name_apart([(one.source, own) for one, own in zip(recordings, turns, strict=True)], NUMBERED)
-        recordings = [replace(recording, turns=own) for recording, own in zip(recordings, turns, strict=True)]
+        none = UserError("has no turns", remedy="Leave it out, or give some")
+        recordings = [
+            replace(recording, turns=own, fault=None if own else none)
+            for recording, own in zip(recordings, turns, strict=True)
+        ]
     return of_channels(recordings, channel)
 
 

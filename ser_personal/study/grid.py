@@ -329,9 +329,11 @@ def _fit_and_test(study: Study, recipe: Recipe) -> Iterator[Stage]:
 def _stage(study: Study, name: str, out: str, configs: Sequence[str], argv: tuple[str, ...]) -> Stage:
     layered: list[str] = []
     for path in configs:
-        over = f"{study.overlay}/{Path(path).name}"
-        exists = study.overlay is not None and (Path(over).is_file() or over in shipped_names())
-        layered += [path, over] if exists else [path]
+        layered.append(path)
+        if study.overlay is not None:
+            over = Path(study.overlay, Path(path).name).as_posix()
+            if Path(over).is_file() or over.removeprefix("configs/") in shipped_names():
+                layered.append(over)
     config_flags = (word for path in layered for word in ("--config", path))
     return Stage(name, (name, *config_flags, *argv), out)
 

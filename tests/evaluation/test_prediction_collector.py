@@ -56,6 +56,13 @@ def test_one_device_gives_each_utterance_once_in_order_and_keeps_none(order, cut
     check(joined([[2]], ALONE, writer), [2])
 
 
+def test_a_test_begins_without_what_an_interrupted_one_kept(tmp_path):
+    writer = PredictionWriter()
+    writer.keep(None, None, batch([3]))
+    writer.setup(ready(tmp_path), None, "test")
+    check(joined([[2]], ALONE, writer), [2])
+
+
 def test_several_devices_are_joined_on_the_first(tmp_path):
     # the last device has nothing
     dealt = [[[39, 2], [7, 30]], [[0, 1], [39, 2]], [[20]], []]

@@ -141,6 +141,13 @@ def test_speakers_whom_a_diariser_numbered_are_others_in_each_list_of_turns():
     assert alone.turns == (Turn(0, 1, "SPEAKER_00"), Turn(1, 2, "anna"), Turn(2, 3, None))
 
 
+def test_a_recording_without_turns_is_told_and_not_dropped_by_channels(tmp_path):
+    paths = [write(tmp_path / name, np.stack([TONE, 0 * TONE], axis=1)) for name in ("a.wav", "b.wav")]
+    *_, without = recordings_of(paths, segments=[[(0, 1, "anna", 1), (0, 1, "ben", 2)], []], channel="each")
+    assert without.source == str(paths[1])
+    assert "has no turns" in str(without.fault)
+
+
 def test_channels_of_recordings_of_one_name_are_other_speakers_each(tmp_path):
     stereo = np.stack([TONE, 0 * TONE], axis=1)
     paths = [write(tmp_path / name, stereo) for name in ("call.wav", "call.flac", "talk.wav")]

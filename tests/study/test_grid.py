@@ -131,6 +131,13 @@ def test_an_overlay_follows_the_yamls_of_its_names(tmp_path):
     assert run.stages[0].configs == ["configs/finetune.yaml", over, "configs/transformer.yaml"]
 
 
+@pytest.mark.parametrize("overlay", ["tiny", "tiny/", "configs/tiny"])
+def test_an_overlay_that_ships_is_found_from_any_folder(overlay, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (run,) = expand(Study("corpus", (Recipe("vanilla", ["papt.yaml"]),), overlay=overlay, fit_configs=()))
+    assert run.stages[0].configs == ["papt.yaml", f"{overlay.rstrip('/')}/papt.yaml"]
+
+
 def read(path):
     values = parse(study, "ser study", (), ["--config", str(REPOSITORY / "configs" / path), "--out", "nowhere"])
     return Study(**{name: value for name, value in values.items() if name not in {"out", "replace"}})
