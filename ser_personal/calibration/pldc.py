@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Statistics = Literal["average", "pooled"]
 
 PRIOR_UTTERANCES = 5.0
-# predictions of a lower standard deviation, as a share of the label scale or of the labels' own, count as constant
+# a standard deviation below this share of the label range is rounding, and the predictions count as constant
 FLOAT32_ROUNDING = 1e-6
 
 

@@ -89,9 +89,9 @@ def read_rows(
 ) -> list[Row]:
     """Read a table whose columns are known by name, in any order.
 
-    It may be gzipped, and separated by commas, semicolons or tabs, whichever its header has most of; of the latter two,
-    numbers may have decimal commas. Every cell of text stays what it is: a speaker called NA, None or 007 keeps that
-    name. The csv module, and not pandas, because pandas fills up short rows unnoticed, and its strict engine takes
+    It may be gzipped, and separated by commas, semicolons or tabs, whichever its header has most of; with semicolons or
+    tabs, numbers may have decimal commas. Every cell of text stays what it is: a speaker called NA, None or 007 keeps
+    that name. The csv module, and not pandas, because pandas fills up short rows unnoticed, and its strict engine takes
     eight times as long.
 
     Args:
@@ -236,8 +236,8 @@ def read_vectors(path: Path, of: str = "utterance") -> Vectors:
             one column for each dimension, in the vector's order.
         of: what has vectors: utterance or speaker.
     """
-    is_table = path.suffix.lower() not in {".npz", ".safetensors"}
-    vectors = _table_of_vectors(path, of) if is_table else _read_arrays(path)
+    is_of_columns = path.suffix.lower() not in {".npz", ".safetensors"}
+    vectors = _table_of_vectors(path, of) if is_of_columns else _read_arrays(path)
     shapes = sorted({vector.shape for vector in vectors.values()})
     if len(shapes) != 1 or len(shapes[0]) != 1:
         what = f"holds arrays of the shapes {', '.join(map(str, shapes[:3])) or 'none'}"

@@ -1,4 +1,4 @@
-"""Annotated speech for CCC fine-tuning and its test."""
+"""Annotated speech, or cached frames of it, for fine-tuning on attributes or categories, and its test."""
 
 from __future__ import annotations
 
@@ -107,13 +107,13 @@ class EmotionDataModule(SpeechDataModule[EmotionBatch]):
                 what = "a training batch would be a single utterance, which has neither a CCC nor batch statistics"
                 remedy = "Raise data.batch_seconds or data.max_batch, ask for fewer devices, or give more audio"
                 raise UserError(what, where="batch_seconds, max_batch", remedy=remedy)
-            self._require_ranking()
+            self._require_different_labels()
         if stage in ("fit", "validate", None):
             self.indices_of(["validation"])
         if stage in ("test", "predict", None):
             self.indices_of(self.tested_splits)
 
-    def _require_ranking(self) -> None:
+    def _require_different_labels(self) -> None:
         """Refuse a validation set on which no epoch's model can be better than another's."""
         if self.trainer and self.trainer.limit_val_batches == 0:
             return
@@ -126,7 +126,7 @@ class EmotionDataModule(SpeechDataModule[EmotionBatch]):
                 name: {label for each in utterances if not isnan(label := each.labels.get(name, nan))}
                 for name in getattr(module, "attributes", ()) or ATTRIBUTES
             }
-        constant = [name for name, labels in values.items() if len(labels) < MIN_BATCH]
+        constant = [name for name, labels in values.items() if len(labels) < 2]
         if len(constant) == len(values):
             what = f"has fewer than two different labels of {', '.join(values)}: no epoch's model can be the best"
             remedy = "Give the validation set utterances of different labels"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ser_personal.types import CachedBatch, EncoderOutput, SpeechBatch, TrainingSet
 
 # what making networks of a wrong description, or loading wrong weights into them, ends in
-UNFIT = (ArithmeticError, AttributeError, LookupError, RuntimeError, StrictDataclassError, TypeError, ValueError)
+MISMATCHES = (ArithmeticError, AttributeError, LookupError, RuntimeError, StrictDataclassError, TypeError, ValueError)
 
 
 class Encoder(nn.Module, ABC):

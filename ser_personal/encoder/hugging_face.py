@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from typing_extensions import override
 
-from ser_personal.encoder.base import UNFIT, Encoder, weights_fingerprint
+from ser_personal.encoder.base import MISMATCHES, Encoder, weights_fingerprint
 from ser_personal.errors import UserError, require_range
 from ser_personal.types import PositiveFinite
 
@@ -153,7 +153,7 @@ class PretrainedEncoder(Encoder):
                 raise UserError(what, where=where, remedy=f"Use one of {', '.join(self.model_types)}")
             config = self._adjust(config)
             network, report = AutoModel.from_pretrained(self.pretrained, config=config, output_loading_info=True)
-        except (*UNFIT, OSError, SafetensorError) as error:
+        except (*MISMATCHES, OSError, SafetensorError) as error:
             raise UserError(
                 f"can't be loaded ({type(error).__name__}: {' '.join(str(error).split())[:300].rstrip('.')})",
                 where=where,

@@ -23,7 +23,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from typing_extensions import override
 
-from ser_personal.encoder.base import UNFIT
+from ser_personal.encoder.base import MISMATCHES
 from ser_personal.errors import UserError, counted
 from ser_personal.speakers.unseen import UnseenPolicy
 
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
     from ser_personal.types import TrainingSet
 
 DESCRIPTION = "personalized_encoder"
-# of a fine-tuned one, the utterances whose labels it was trained on, as `pack_hashes` has them
+# in the checkpoint of a fine-tuned model: the utterances whose labels it was trained on, as `pack_hashes` has them
 TRAINED_ON = "trained_on"
-# of the personalised encoder's weights in a module's
-PREFIX = "personalized."
+# with which the names of the personalised encoder's weights begin in a module's
+ENCODER_KEYS = "personalized."
 # what resuming a fit needs apart from the weights
 TRAINING_STATE = ("optimizer_states", "lr_schedulers", "loops")
 SAME_NAMES = "--model.speakers SpeakerEmbedding --model.speakers.same_names true"
@@ -74,17 +74,17 @@ def require_training_state(checkpoint: dict[str, Any], path: str | Path) -> None
 
 
 @contextmanager
-def using(path: object) -> Iterator[None]:
+def naming_checkpoint(path: object) -> Iterator[None]:
     """Name the checkpoint in the error where its description or weights don't fit the networks."""
     try:
         yield
     except torch.OutOfMemoryError:
         raise
-    except UNFIT as error:
-        raise unfit(path, error) from error
+    except MISMATCHES as error:
+        raise checkpoint_mismatch(path, error) from error
 
 
-def unfit(path: object, error: Exception) -> UserError:
+def checkpoint_mismatch(path: object, error: Exception) -> UserError:
     """Say in one line what doesn't fit in a checkpoint."""
     what = f"is damaged, or was written by another version ({type(error).__name__}: {str(error)[:300]})"
     return UserError(what, where=path, remedy="Give a complete checkpoint that this version's `ser fit` wrote")
@@ -110,7 +110,7 @@ class PersonalizedModule(LightningModule):
         super().__init__()
         self.personalized = personalized
         # set where a fit is resumed: pre-trained weights aren't read only to be replaced
-        self.starts_from_checkpoint = False
+        self.is_resumed = False
 
     @abstractmethod
     def build(self, training_set: TrainingSet) -> None:
@@ -122,7 +122,7 @@ class PersonalizedModule(LightningModule):
 
     @override
     def configure_model(self) -> None:
-        if self._trainer is None or self.personalized.is_built or self.starts_from_checkpoint:
+        if self._trainer is None or self.personalized.is_built or self.is_resumed:
             return
         if self.trainer.state.fn == TrainerFn.FITTING:
             if self.training_set is None:
@@ -150,7 +150,7 @@ class PersonalizedModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[DESCRIPTION] = dict(self.personalized.describe())
         for name in self.personalized.encoder.weights_found_again():
-            checkpoint["state_dict"].pop(f"{PREFIX}encoder.{name}", None)
+            checkpoint["state_dict"].pop(f"{ENCODER_KEYS}encoder.{name}", None)
         # paths as text and other libraries' numbers as Python's, as `weights_only` can load them
         for key in ("hyper_parameters", "datamodule_hyper_parameters"):
             if key in checkpoint:
@@ -204,8 +204,8 @@ class PersonalizedModule(LightningModule):
 
     def _leave_out_namesakes(self) -> None:
         # an earlier test of this object may have left some out
-        asks = self.trainer.state.fn != TrainerFn.FITTING and self.training_set is not None
-        namesakes = self._namesakes(self.training_set) if asks else []
+        is_evaluated = self.trainer.state.fn != TrainerFn.FITTING and self.training_set is not None
+        namesakes = self._namesakes(self.training_set) if is_evaluated else []
         self.personalized.speakers.namesakes = frozenset(namesakes)
         if namesakes:
             rank_zero_info(
@@ -213,11 +213,12 @@ class PersonalizedModule(LightningModule):
             )
 
     def _namesakes(self, training_set: TrainingSet) -> list[str]:
+        """Ids of the embedding table that this data has too, with none of the audio that e_s was learnt on: others."""
         speakers = self.personalized.speakers
         if speakers.same_names or not speakers.ids:
             return []
         hashes = training_set.hashes_of_speakers
-        return [one for one in speakers.ids if one in hashes and not hashes[one] & self.personalized.pretrained_on]
+        return [id_ for id_ in speakers.ids if id_ in hashes and not hashes[id_] & self.personalized.pretrained_on]
 
 
 def _named_alike(namesakes: list[str]) -> str:

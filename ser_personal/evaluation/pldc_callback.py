@@ -58,8 +58,8 @@ class PLDCCallback(PredictionCollector):
     neighbours) and speakers.safetensors to the run's folder, and the speaker bank next to the checkpoint.
 
     Args:
-        draws: of the control with random speakers.
-        seed: of these draws.
+        draws: number of random sets of speakers in the control `random_speakers`.
+        seed: for drawing them.
         settings: the fields of PLDCSettings, but for `prior_utterances`.
     """
 
@@ -81,12 +81,12 @@ class PLDCCallback(PredictionCollector):
         if trainer.datamodule.corpus.splits.validation:  # type: ignore[attr-defined]
             for batch in predict_split(trainer, pl_module, "validation"):
                 self.keep(trainer, pl_module, batch)
-            validation = self.collected(trainer)
+            validation = self.take_collected(trainer)
             self.validation = None if validation is None else validation.predicted
 
     @override
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        data, model, collected = trainer.datamodule, cast("Any", pl_module), self.collected(trainer)  # type: ignore[attr-defined]
+        data, model, collected = trainer.datamodule, cast("Any", pl_module), self.take_collected(trainer)  # type: ignore[attr-defined]
         folder = run_folder(trainer)
         if collected is None or self.bank is None:
             return
@@ -96,11 +96,11 @@ class PLDCCallback(PredictionCollector):
         splits, speakers, moments = {}, {}, []
         vectors = {run_files.TRAINING: run_files.SpeakerVectors(self.bank.speaker_ids, self.bank.vectors)}
         embedding = model.personalized.speakers
-        known = [each for each in embedding.ids if each not in embedding.namesakes]
-        if known and isinstance(embedding, SpeakerEmbedding):
+        embedded = [each for each in embedding.ids if each not in embedding.namesakes]
+        if embedded and isinstance(embedding, SpeakerEmbedding):
             with torch.inference_mode():
                 vectors[run_files.EMBEDDINGS] = run_files.SpeakerVectors(
-                    tuple(known), embedding(known).float().cpu().numpy()
+                    tuple(embedded), embedding(embedded).float().cpu().numpy()
                 )
         # each set by itself: a speaker may stand in several
         for split, (rows, tested) in collected.by_split().items():
@@ -116,9 +116,9 @@ class PLDCCallback(PredictionCollector):
             table_of = partial(calibration_table, pldc=pldc, calibrators=calibrators, min_utterances=least)
             splits[split], table = score_set(model, data, tested, table_of)
             if validation is not None:
-                fitted_on = pldc(validation.predictions, validation.speaker_ids, validation.pooled)
+                calibrated = pldc(validation.predictions, validation.speaker_ids, validation.pooled)
                 splits[split]["intervals"] = intervals_as_json(
-                    replace(validation, predictions=fitted_on),
+                    replace(validation, predictions=calibrated),
                     replace(test, predictions=calibration.predictions),
                     pldc.attributes,
                     self.bank.scale,

@@ -134,8 +134,8 @@ class PredictionCollector(RunWriter):
         kept = {name: outputs[name].float().cpu() for name in ("pooled", "predictions", "labels")}
         self._batches.append({"indices": outputs["indices"].cpu(), **kept})
 
-    def collected(self, trainer: Trainer) -> CollectedSet | None:
-        """Join the predictions of all devices, on the first; None on the others."""
+    def take_collected(self, trainer: Trainer) -> CollectedSet | None:
+        """Join the predictions of all devices, on the first, and begin anew; None on the others."""
         utterances = trainer.datamodule.utterances  # type: ignore[attr-defined]
         if trainer.world_size == 1:
             return _in_order([self._take_all()], utterances)
@@ -178,9 +178,10 @@ def _in_order(shards: Sequence[Arrays], utterances: Sequence[Utterance]) -> Coll
 def conditions_of(pl_module: Any, data: Any, utterances: Sequence[Utterance]) -> NDArray[np.str_]:
     """The condition (utterances,) of each utterance's speaker in a test set.
 
-    `labelled` where labels of the speaker were trained on, by hashes of utterances, or are in the training split and so
-    in the bank; `transductive` where none of this set's were, but audio of the speaker in it was pre-trained on;
-    `adaptation` where other audio of theirs was; else `unseen`.
+    The first that applies, by hashes of utterances: `transductive` where audio of the speaker in this set was
+    pre-trained on, and none of their labels in it were trained on; `labelled` where any labels of theirs were, or are
+    in the training split and so in the bank; `adaptation` where other audio of theirs was pre-trained on; else
+    `unseen`.
     """
     model, trained_on = pl_module.personalized, pl_module.trained_on
 
@@ -190,13 +191,13 @@ def conditions_of(pl_module: Any, data: Any, utterances: Sequence[Utterance]) ->
     def speakers_in(hashes: Collection[str], among: Sequence[Utterance]) -> set[object]:
         return {who(each) for each in among if utterance_hash(each) in hashes}
 
-    by_labels, in_papt = speakers_in(trained_on, utterances), speakers_in(model.pretrained_on, utterances)
-    labelled = {*data.train_speaker_ids} | speakers_in(trained_on, data.utterances) | by_labels
+    labels_here, audio_here = speakers_in(trained_on, utterances), speakers_in(model.pretrained_on, utterances)
+    labelled = {*data.train_speaker_ids} | speakers_in(trained_on, data.utterances) | labels_here
     # TAPT knows speakers whom no table has
     adapted = {*model.embedded_speakers} | speakers_in(model.pretrained_on, data.utterances)
 
     def condition(speaker: object) -> str:
-        if speaker in in_papt - by_labels:
+        if speaker in audio_here - labels_here:
             return "transductive"
         if speaker in labelled:
             return "labelled"
@@ -221,9 +222,9 @@ def about_speakers(pl_module: Any, utterances: Sequence[Utterance], conditions: 
 def score_set(
     model: Any, data: Any, tested: CollectedSet, table_of: Callable[[PredictedSet], list[CalibrationRow]]
 ) -> tuple[dict[str, Any], list[CalibrationRow]]:
-    """Score and print a test set and, where there are several, each condition in it: known speakers are another task.
+    """Score and print a test set and, where there are several, each condition in it, which is a task of its own.
 
-    -> the set's part of metrics.json, and its table; of categorical emotion, which `table_of` isn't asked for, none.
+    -> the set's part of metrics.json, and its table, which is empty for categorical emotion.
     """
     utterances, test = tested
     split, conditions = utterances[0].split, conditions_of(model, data, utterances)
@@ -294,7 +295,7 @@ class PredictionWriter(PredictionCollector):
 
     @override
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        collected, path = self.collected(trainer), run_folder(trainer) / run_files.PREDICTIONS
+        collected, path = self.take_collected(trainer), run_folder(trainer) / run_files.PREDICTIONS
         if collected is not None:
             run_files.write_csv(path, predicted_table(collected, pl_module))
             rank_zero_info(f"written: {path}")
@@ -302,7 +303,7 @@ class PredictionWriter(PredictionCollector):
     @override
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         model, data = cast("Any", pl_module), trainer.datamodule  # type: ignore[attr-defined]
-        collected, folder = self.collected(trainer), run_folder(trainer)
+        collected, folder = self.take_collected(trainer), run_folder(trainer)
         if collected is None:
             return
 

@@ -14,7 +14,14 @@ from typing_extensions import override
 from ser_personal.encoder.base import Encoder, mean_pool
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.hugging_face import LoRA
-from ser_personal.encoder.module import DESCRIPTION, PREFIX, TRAINED_ON, PersonalizedModule, read_checkpoint, using
+from ser_personal.encoder.module import (
+    DESCRIPTION,
+    ENCODER_KEYS,
+    TRAINED_ON,
+    PersonalizedModule,
+    naming_checkpoint,
+    read_checkpoint,
+)
 from ser_personal.encoder.personalized import PersonalizedEncoder
 from ser_personal.encoder.raw import CachedFeatures
 from ser_personal.errors import UserError, as_names
@@ -139,11 +146,11 @@ class FineTuning(PersonalizedModule):
     def build(self, training_set: TrainingSet) -> None:
         initial, papt = self.hparams["initial_checkpoint"], self.hparams["papt_checkpoint"]
         if initial is not None:
-            with using(initial):
+            with naming_checkpoint(initial):
                 self._start_from_finetuned(initial, training_set)
         else:
             if papt is not None:
-                with using(papt):
+                with naming_checkpoint(papt):
                     self._start_from_papt(papt, training_set)
             else:
                 self._require_learnt_embedding()
@@ -192,7 +199,7 @@ class FineTuning(PersonalizedModule):
         self.personalized.rebuild(checkpoint[DESCRIPTION])
         self.check_training_set(training_set)
         self.personalized.load_state_dict(
-            {name.removeprefix(PREFIX): weights[name] for name in weights if name.startswith(PREFIX)}
+            {name.removeprefix(ENCODER_KEYS): weights[name] for name in weights if name.startswith(ENCODER_KEYS)}
         )
 
     def _start_from_finetuned(self, path: str, training_set: TrainingSet) -> None:

@@ -13,7 +13,7 @@ from ser_personal.data.datamodule import AllUtterancesDataModule
 from ser_personal.data.frame_store import FeatureCache
 from ser_personal.encoder.base import Encoder, weights_fingerprint
 from ser_personal.encoder.hubert import HubertEncoder
-from ser_personal.encoder.module import DESCRIPTION, PREFIX, TRAINED_ON, read_checkpoint, using
+from ser_personal.encoder.module import DESCRIPTION, ENCODER_KEYS, TRAINED_ON, naming_checkpoint, read_checkpoint
 from ser_personal.encoder.personalized import saved_encoder
 from ser_personal.errors import UserError
 from ser_personal.files import content_hash
@@ -105,8 +105,8 @@ def _from_checkpoint(path: str, other: Encoder | None) -> tuple[Encoder, str, fr
         what = f"can't be combined with --encoder {type(other).__name__}"
         raise UserError(what, where=f"--checkpoint {path}", remedy="Give either --encoder or --checkpoint")
     checkpoint = read_checkpoint(path)
-    description, weights, prefix = checkpoint[DESCRIPTION], checkpoint["state_dict"], f"{PREFIX}encoder."
-    with using(path):
+    description, weights, prefix = checkpoint[DESCRIPTION], checkpoint["state_dict"], f"{ENCODER_KEYS}encoder."
+    with naming_checkpoint(path):
         encoder = saved_encoder(description["encoder_config"])
         encoder.build(description["encoder_config"])
         encoder.load_state_dict(

@@ -162,12 +162,12 @@ class PAPT(PersonalizedModule):
         """
         self._checks_cluster_order = False
         predicted, targets = predicted[targets != NO_PSEUDO_LABEL], targets[targets != NO_PSEUDO_LABEL]
-        chosen, clusters = (predicted, targets, targets[predicted == targets]), len(self.head.label_embeddings)
-        counts = torch.stack([torch.bincount(ids, minlength=clusters) for ids in chosen]).float()
-        of_predicted, of_targets, of_correct = self.trainer.strategy.reduce(counts, reduce_op="sum")
-        frames = of_targets.sum()
-        chance, correct = float((of_predicted * of_targets).sum() / frames**2), float(of_correct.sum() / frames)
-        # NaN where nothing was masked
+        counted, clusters = (predicted, targets, targets[predicted == targets]), len(self.head.label_embeddings)
+        counts = torch.stack([torch.bincount(ids, minlength=clusters) for ids in counted]).float()
+        predicted_counts, target_counts, correct_counts = self.trainer.strategy.reduce(counts, reduce_op="sum")
+        frames = target_counts.sum()
+        chance, correct = float((predicted_counts @ target_counts) / frames**2), float(correct_counts.sum() / frames)
+        # kappa is (correct - chance) / (1 - chance); NaN where nothing was masked
         if correct - chance < MIN_KAPPA * (1 - chance):
             raise UserError(
                 f"finds the cluster of {correct:.1%} of {frames:.0f} masked frames, chance finds {chance:.1%}",
@@ -189,7 +189,7 @@ class PAPT(PersonalizedModule):
 
     @override
     def training_step(self, batch: PretrainBatch, batch_idx: int) -> Tensor:
-        """Predict the pseudo-labels of masked frames; the loss is divided by the masked frames of all devices."""
+        """Predict the pseudo-labels of masked frames: the paper's sum, divided by their number as in fairseq."""
         batches = self.current_epoch * int(self.trainer.num_training_batches) + batch_idx
         step_seed = (self.hparams["seed"] * 1_000_003 + batches) * self.trainer.world_size + self.global_rank
         prediction, output = self._predict(batch, step_seed)

@@ -112,8 +112,9 @@ def with_turns(
 ) -> list[Recording]:
     """The recordings with the turns that `read_turns` finds for their paths, without speakers unless `named`.
 
-    Turns go to the recording whose path ends in the name they give. A recording without turns, or with those of
-    another or on several channels, unless each channel is taken, has a fault; so have turns without a recording.
+    Turns go to the recording whose path ends in the name they give. A recording gets a fault where there are no turns
+    of it, where another has its name, and where its turns are on several channels without `each_channel`. Turns without
+    a recording make one with a fault.
     """
     if any(recording.turns is not None for recording in recordings):
         remedy = "Leave its columns start and end out, or the segments"
@@ -244,13 +245,15 @@ def recordings_of(
     elif segments is not None:
         remedy = "Give for each recording a list of (start, end, speaker), in seconds"
         try:
-            turns = [tuple({_turn(*turn): None for turn in of_one}) for of_one in ([segments] if single else segments)]
+            turns = [
+                tuple(dict.fromkeys(_turn(*turn) for turn in of_one)) for of_one in ([segments] if single else segments)
+            ]
         except (TypeError, ValueError) as error:
             raise UserError("isn't one list of turns per recording", where="segments", remedy=remedy) from error
         if len(turns) != len(recordings):
             what = f"{counted(len(turns), 'list')} of turns for {counted(len(recordings), 'recording')}"
             raise UserError(what, where="segments", remedy=remedy)
-        # fewer than in files: a caller of Python gives letters and numbers on purpose, and one recording any name
+        # names such as SPEAKER_00 are of one recording; 1 and A, other than in files, are given on purpose
         if len(turns) > 1:
             turns = name_apart([(one.source, own) for one, own in zip(recordings, turns, strict=True)], NUMBERED)
         none = UserError("has no turns", remedy="Leave it out, or give some")

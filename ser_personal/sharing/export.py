@@ -45,9 +45,9 @@ if TYPE_CHECKING:
     from ser_personal.recognition.raw import PredictedUtterance
     from ser_personal.types import Utterance
 
-MAX_SAMPLES = 250_000
+DEFAULT_MAX_SAMPLES = 250_000
 # the datamodule's max_samples in training
-MAX_TRAINED = "max_trained_samples"
+MAX_SAMPLES_KEY = "max_trained_samples"
 
 
 def export(
@@ -196,7 +196,7 @@ def _with_default(bundle: Bundle, name: CalibrationName | None, console: Console
 def load_finetuned(checkpoint: str) -> FineTuning:
     """Load a checkpoint of `configs/finetune.yaml` or `configs/emotion.yaml`."""
     from ser_personal.encoder import hubert, raw, whisper
-    from ser_personal.encoder.module import DESCRIPTION, read_checkpoint, using
+    from ser_personal.encoder.module import DESCRIPTION, naming_checkpoint, read_checkpoint
     from ser_personal.finetune.classification import EmotionClassification
     from ser_personal.finetune.module import EmotionFineTuning
 
@@ -208,12 +208,12 @@ def load_finetuned(checkpoint: str) -> FineTuning:
         what = f"encodes by {encoder}, a custom encoder, which bundles don't support"
         raise UserError(what, where=checkpoint, remedy="Use it by `ser predict`, or export one with HubertEncoder")
     kind = EmotionClassification if "emotions" in read["hyper_parameters"] else EmotionFineTuning
-    with using(checkpoint):
+    with naming_checkpoint(checkpoint):
         module: FineTuning = kind.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
     module.hparams[IMPORTED] = read.get(IMPORTED)
     # Lightning keeps a datamodule's state under the name of its class, which may be the user's own
     data = next((state for state in read.values() if isinstance(state, dict) and "train_speakers" in state), {})
-    module.hparams[MAX_TRAINED] = data.get("max_samples")
+    module.hparams[MAX_SAMPLES_KEY] = data.get("max_samples")
     return module.eval()
 
 
@@ -241,7 +241,7 @@ def uncalibrated(module: FineTuning, bank: SpeakerBank | None) -> Bundle:
     module.personalized.encoder.merge_adapters()
     network = EmotionNetwork(module.personalized, module.interpreter, classifies=bool(module.emotions)).eval()
     # what it was trained on, which the checkpoint's datamodule says, and takes
-    trained = module.hparams.get(MAX_TRAINED) or MAX_SAMPLES
+    trained = module.hparams.get(MAX_SAMPLES_KEY) or DEFAULT_MAX_SAMPLES
     return Bundle(
         network=network,
         model=weights_fingerprint(network.state_dict()),

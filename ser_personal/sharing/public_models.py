@@ -245,7 +245,7 @@ def as_module(found: PublicModel, name: str, scale: tuple[float, float]) -> Emot
     """The model as one of ours: outputs 0 to 1 become label points, in the order of `ATTRIBUTES`."""
     import torch
 
-    from ser_personal.encoder.base import UNFIT
+    from ser_personal.encoder.base import MISMATCHES
     from ser_personal.encoder.hubert import HubertEncoder
     from ser_personal.finetune.interpreters import PointwiseInterpreter
     from ser_personal.finetune.module import EmotionFineTuning
@@ -270,7 +270,7 @@ def as_module(found: PublicModel, name: str, scale: tuple[float, float]) -> Emot
             }
         )
         module.rebuild({})
-    except UNFIT as error:
+    except MISMATCHES as error:
         what = f"its configuration describes no network ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
         raise UserError(what, where=name, remedy=REMEDY) from error
     encoder = module.personalized.encoder

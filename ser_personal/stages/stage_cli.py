@@ -45,8 +45,8 @@ import ser_personal.speakers.features
 from ser_personal.arguments import VERBOSE, OneLineErrors, make, making
 from ser_personal.calibration.table import decimal
 from ser_personal.cli import find_user_error
-from ser_personal.encoder.base import UNFIT
-from ser_personal.encoder.module import PersonalizedModule, read_checkpoint, unfit
+from ser_personal.encoder.base import MISMATCHES
+from ser_personal.encoder.module import PersonalizedModule, checkpoint_mismatch, read_checkpoint
 from ser_personal.errors import UserError, require_range
 from ser_personal.evaluation.prediction_collector import PredictionCollector, PredictionWriter, run_folder
 from ser_personal.files import atomic_write
@@ -175,11 +175,11 @@ class StageCLI(LightningCLI):
             super()._run_subcommand(subcommand)
         except (UserError, OSError, torch.OutOfMemoryError):
             raise
-        except (*UNFIT, ImportError) as error:
+        except (*MISMATCHES, ImportError) as error:
             path = self.config[subcommand].get("ckpt_path")
             if path is None or not _while_restoring(error):
                 raise
-            raise unfit(path, error) from error
+            raise checkpoint_mismatch(path, error) from error
 
     @override
     def _add_instantiators(self) -> None:
@@ -210,13 +210,13 @@ class StageCLI(LightningCLI):
         """
         stage = self.config["subcommand"]
         path = self.config[stage].get("ckpt_path")
-        self._starts_over = False
+        self._may_overwrite = False
         if stage == "fit" and path == LAST:
             trainer = self.config[stage].trainer.as_dict()
             path = next((str(path) for path in _stage_checkpoints(trainer, "-last") if path.is_file()), None)
-            # a run killed before its first NAME-last.ckpt left a model that may go, a finished run's may not
+            # only the model of a run that was killed in its first epoch may be overwritten
             models = [model for model in _stage_checkpoints(trainer) if model.is_file()]
-            self._starts_over = path is None and all(read_checkpoint(model).get("epoch") == 0 for model in models)
+            self._may_overwrite = path is None and all(read_checkpoint(model).get("epoch") == 0 for model in models)
             if path is None:
                 rank_zero_info("No checkpoint to resume: a new training run")
         self.config[stage]["ckpt_path"] = path
@@ -298,7 +298,7 @@ class StageCLI(LightningCLI):
                 )
         for each in trainer.checkpoint_callbacks:
             if isinstance(each, StageCheckpoint):
-                each.replace = self._replace or self._starts_over
+                each.replace = self._replace or self._may_overwrite
                 # before a logger begins a run; a job queued again resumes from what Lightning saved for it
                 queued_again = next(Path(trainer.default_root_dir).glob("hpc_ckpt_*.ckpt"), None)
                 each.refuse_earlier(trainer, config.get("ckpt_path") or queued_again)
@@ -314,7 +314,7 @@ class StageCLI(LightningCLI):
         require_range("--trainer.accumulate_grad_batches", trainer.accumulate_grad_batches, 1)
         if trainer.check_val_every_n_epoch is not None:
             require_range("--trainer.check_val_every_n_epoch", trainer.check_val_every_n_epoch, 1)
-        self.model.starts_from_checkpoint = config.get("ckpt_path") is not None
+        self.model.is_resumed = config.get("ckpt_path") is not None
 
     def fit(self, **arguments: Any) -> None:
         """Train; where a signal ends that, print the command that resumes it.

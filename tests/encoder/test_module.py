@@ -10,7 +10,7 @@ from jsonargparse.typing import PositiveInt
 from lightning.pytorch.trainer.states import TrainerFn
 from tiny_models import papt
 
-from ser_personal.encoder.module import DESCRIPTION, read_checkpoint, using
+from ser_personal.encoder.module import DESCRIPTION, naming_checkpoint, read_checkpoint
 from ser_personal.pretrain.papt import PAPT
 from ser_personal.speakers.embedding import SpeakerEmbedding
 
@@ -73,5 +73,5 @@ def test_nothing_in_a_checkpoint_is_run(tmp_path):
 
 
 def test_too_little_memory_is_not_the_checkpoints_mistake():
-    with pytest.raises(torch.OutOfMemoryError), using("papt.ckpt"):
+    with pytest.raises(torch.OutOfMemoryError), naming_checkpoint("papt.ckpt"):
         raise torch.OutOfMemoryError

@@ -33,7 +33,7 @@ def joined(batches, trainer_, writer=None):
     trainer_.datamodule = SimpleNamespace(utterances=UTTERANCES)
     for indices in batches:
         writer.keep(trainer_, None, batch(indices))
-    return writer.collected(trainer_)
+    return writer.take_collected(trainer_)
 
 
 def check(collected, indices):
