@@ -1,6 +1,5 @@
 import os
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 import soundfile
 import torch
 from command_line import ser
+from filelock import FileLock
 from hypothesis import settings
 from tiny_models import emotion_data, finetuning, fit, papt, pretrain_data, trainer
 from turn_files import spoken_by_turns
@@ -42,20 +42,12 @@ def make_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callab
 
     def once(name: str, make: Callable[[Path], object]) -> Path:
         made = root / f"made-{name}"
-        try:
-            made.mkdir()
-        except FileExistsError:
-            while not any((made / outcome).exists() for outcome in ("done", "failed")):
-                time.sleep(0.1)
-        else:
-            (made / name).mkdir()
-            try:
+        with FileLock(f"{made}.lock"):
+            if not (made / "done").exists():
+                # it is there if another worker failed to make it
+                (made / name).mkdir(parents=True)
                 make(made / name)
-            except BaseException:
-                (made / "failed").touch()
-                raise
-            (made / "done").touch()
-        assert (made / "done").exists(), f"another worker couldn't make {name}"
+                (made / "done").touch()
         return shutil.copytree(made / name, tmp_path_factory.mktemp(name) / name, symlinks=True)
 
     return once

@@ -10,7 +10,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -113,16 +113,9 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def _run(
-    arguments: list[str],
-    folder: Path,
-    change: int | None = None,
-    environment: Mapping[str, str] = {},
-    signals: Sequence[int] = (signal.SIGKILL,),
-    changing: str | None = None,
-) -> None:
+def _run(arguments, folder, change=None, environment=None, signals=(signal.SIGKILL,), changing=None) -> None:
     """Send these signals before the nth change to a file: one whose path contains `changing`, else of the folder."""
-    os.environ |= environment
+    os.environ |= environment or {}
     # as in conftest.py
     os.fsync = lambda _: None
     torch.set_num_threads(1)

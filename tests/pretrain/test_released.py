@@ -110,9 +110,8 @@ def test_what_is_no_released_head_is_refused(tmp_path):
         lambda value, path: path.write_bytes(pickle.dumps(value)),
         joblib.dump,
         torch.save,
-        lambda value, path: torch.save(value, path, _use_new_zipfile_serialization=False),
+        partial(torch.save, _use_new_zipfile_serialization=False),
     ],
-    ids=["pickle", "joblib", "torch zip", "torch legacy"],
 )
 def test_a_malicious_file_is_refused_and_not_executed(tmp_path, dump):
     dump({"model": {"final_proj.bias": [1.0]}, "extra": Trap(tmp_path / "victim")}, tmp_path / "evil.pt")

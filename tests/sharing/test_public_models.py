@@ -7,6 +7,7 @@ import public_forms
 import pytest
 import torch
 from command_line import configs, ser, trainer_flags
+from garbage import Trap
 from public_forms import FORMS, Dense, Odyssey, Vox, odyssey_config, write_dense, write_model
 
 from ser_personal.data.dataset import Example, collate
@@ -110,16 +111,8 @@ WHISPER = {**public_forms.VOX_CONFIG, "pretrain_model": "whisper_large"}
 WIDE, SPOILT = {"classifier.dense.weight": torch.zeros(8, 16)}, {"classifier.dense.bias": torch.full((16,), torch.nan)}
 
 
-class Exploit:
-    def __init__(self, victim):
-        self.victim = victim
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.victim),)
-
-
 def with_code(folder):
-    write_model(folder, CONFIG, {"classifier.dense.weight": Exploit(folder.parent / "victim")}, pickled=True)
+    write_model(folder, CONFIG, {"classifier.dense.weight": Trap(folder.parent / "victim")}, pickled=True)
 
 
 def changed(config, weights, **changes):
