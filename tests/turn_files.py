@@ -1,5 +1,7 @@
 """Turns as the files that people have of them."""
 
+import re
+
 import numpy as np
 import pandas as pd
 from command_line import ser
@@ -42,19 +44,16 @@ def textgrid(turns, *, short):
             intervals += [(bounds, start, ""), (start, stop, "x")] if start > bounds else [(start, stop, "x")]
             bounds = stop
         tiers.append((who, intervals + ([(bounds, end, "")] if bounds < end else [])))
+    lines = ["xmin = 0", f"xmax = {end}", "tiers? <exists>", f"size = {len(tiers)}", "item []:"]
+    for number, (who, intervals) in enumerate(tiers, 1):
+        lines += [f"    item [{number}]:", '        class = "IntervalTier"', f'        name = "{who}"']
+        lines += ["        xmin = 0", f"        xmax = {end}", f"        intervals: size = {len(intervals)}"]
+        for place, (a, b, label) in enumerate(intervals, 1):
+            lines += [f"        intervals [{place}]:", f"            xmin = {a}", f"            xmax = {b}"]
+            lines += [f'            text = "{label}"']
     if short:
-        lines = ["0", f"{end}", "<exists>", f"{len(tiers)}"]
-        for who, intervals in tiers:
-            lines += ['"IntervalTier"', f'"{who}"', "0", f"{end}", f"{len(intervals)}"]
-            lines += [line for a, b, label in intervals for line in (f"{a}", f"{b}", f'"{label}"')]
-    else:
-        lines = ["xmin = 0", f"xmax = {end}", "tiers? <exists>", f"size = {len(tiers)}", "item []:"]
-        for number, (who, intervals) in enumerate(tiers, 1):
-            lines += [f"    item [{number}]:", '        class = "IntervalTier"', f'        name = "{who}"']
-            lines += ["        xmin = 0", f"        xmax = {end}", f"        intervals: size = {len(intervals)}"]
-            for place, (a, b, label) in enumerate(intervals, 1):
-                lines += [f"        intervals [{place}]:", f"            xmin = {a}", f"            xmax = {b}"]
-                lines += [f'            text = "{label}"']
+        # the values alone
+        lines = [re.sub(r".*(= |\? )", "", line) for line in lines if not line.endswith("]:")]
     return "\n".join(['File type = "ooTextFile"', 'Object class = "TextGrid"', "", *lines, ""])
 
 

@@ -78,16 +78,13 @@ def test_batches_and_repeats_score_as_the_whole_set_once(kind):
     assert rows.metric.compute() == pytest.approx(rows.expected(), abs=TOLERANCE[kind])
 
 
-def test_without_any_label_nothing_is_defined():
+def test_no_labels_and_labels_that_are_all_alike_choose_no_model():
     rows = Classification()
     rows.emotions[:] = -1
     rows.metric.update(rows.batch([0, 1]))
     scores = rows.metric.compute()
     assert math.isnan(scores["uar"])
     assert scores["utterances"] == 0
-
-
-def test_labels_that_are_all_alike_choose_no_model():
     rows = Concordance()
     rows.labels[3:, 1], rows.labels[:3, 1] = 4, np.nan
     rows.metric.update(rows.batch(list(range(60))))
