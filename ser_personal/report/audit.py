@@ -145,7 +145,7 @@ def by_gender(test: ScoredSet) -> Partition:
 def by_amount_of_speech(test: ScoredSet) -> Partition:
     """Divide in halves by the number of utterances."""
     amounts = {name: speaker.utterances for name, speaker in test.speakers.items()}
-    middle = int(np.median(list(amounts.values())))
+    middle = int(np.median(list(amounts.values()) or [0]))
     group_of = {
         name: f"at most {middle} utterances" if amount <= middle else f"over {middle} utterances"
         for name, amount in amounts.items()

@@ -128,6 +128,8 @@ def test_speakers_are_divided_by_gender_and_amount_of_speech(tmp_path):
     assert by_gender(few).group_of == {"s00": "Female", "s01": "Male", "s02": "Female", "s03": "Male"}
     amounts = ["at most 25 utterances"] * 2 + ["over 25 utterances"] * 2
     assert list(by_amount_of_speech(few).group_of.values()) == amounts
+    # where nobody is known
+    assert by_amount_of_speech(replace(few, speakers={})).group_of == {}
 
 
 @pytest.fixture(scope="module")
