@@ -14,10 +14,10 @@ def suffix(name: str) -> str:
     return ".mp3" if "MP3" in name else ".au" if "AU" in name else ".wav"
 
 
-def speech(seed: int, seconds: float = 2, rate: int = SAMPLE_RATE) -> np.ndarray:
-    """Noise that comes and goes."""
+def speech(seed: int) -> np.ndarray:
+    """Two seconds of noise that comes and goes."""
     rng = np.random.default_rng(seed)
-    syllables = np.repeat(rng.uniform(0, 1, int(seconds * 4)) > 0.5, rate // 4)
+    syllables = np.repeat(rng.uniform(0, 1, 8) > 0.5, SAMPLE_RATE // 4)
     return rng.normal(0, 0.1, len(syllables)) * (syllables + 0.001)
 
 
@@ -25,12 +25,6 @@ def channels(*of: np.ndarray, **options: object) -> bytes:
     file = BytesIO()
     soundfile.write(file, np.stack(of, axis=1), **{"samplerate": SAMPLE_RATE, "format": "WAV", **options})
     return file.getvalue()
-
-
-def spoilt(value: float, rate: int = SAMPLE_RATE) -> bytes:
-    samples = speech(0, rate=rate)
-    samples[1500] = value
-    return channels(samples, samplerate=rate, subtype="FLOAT")
 
 
 ONE, OTHER = speech(1), speech(2)
@@ -83,7 +77,7 @@ HOSTILE = {
     "integers as floats": (channels(32_767 * ONE / abs(ONE).max(), subtype="FLOAT"), BEYOND),
     "a rate of 999 Hz": (channels(ONE, samplerate=999), "has 999 samples a second, where sound has 1,000 to"),
     "a note of Git LFS": (b"version https://git-lfs.github.com/spec/v1\n", "a pointer, whose content `git lfs pull`"),
-    "NaN": (spoilt(np.nan), BEYOND),
+    "NaN": (channels(np.where(np.arange(len(ONE)) == 1500, np.nan, ONE), subtype="FLOAT"), BEYOND),
 }
 
 

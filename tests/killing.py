@@ -10,7 +10,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import count
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -91,9 +91,7 @@ def start(arguments: list[str], folder: Path, *interruption: Any, **options: Any
     return process
 
 
-def on_two(
-    arguments: Sequence[object], folder: Path, changes: Sequence[int | None] = (None, None), changing: str | None = None
-) -> list[int | None]:
+def on_two(arguments, folder: Path, changes=(None, None), changing=None) -> list[int | None]:
     """Run `ser` in two processes, as torchrun starts them, each killed before its nth change; -> their exit codes."""
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_free_network_port()), "OMP_NUM_THREADS": "1"}
     words = [str(word) for word in arguments]

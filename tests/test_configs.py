@@ -33,9 +33,7 @@ def command_in(config: str) -> list[str]:
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_every_config_names_a_command_that_can_be_built(
-    config, synthetic_corpus, finetuned_checkpoint, tmp_path, monkeypatch
-):
+def test_the_command_of_every_config_is_built(config, synthetic_corpus, finetuned_checkpoint, tmp_path, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     files = {"CORPUS": synthetic_corpus, "finetune.ckpt": finetuned_checkpoint}
     _, name, *rest = (str(files.get(word, word)) for word in command_in(config))

@@ -1,8 +1,8 @@
-import os
 import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -14,13 +14,10 @@ from ser_personal.files import atomic_write, content_hash, gather_files, on_firs
 
 
 def test_what_fails_midway_leaves_the_former_file(tmp_path, monkeypatch):
-    def full(*_arguments: object) -> None:
-        raise OSError("no space left on device")
-
     path = tmp_path / "new" / "file.bin"
     atomic_write(path, b"first, longer")
     atomic_write(path, b"former")
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr("os.fsync", Mock(side_effect=OSError("no space left on device")))
     with pytest.raises(OSError, match="no space") as caught:
         atomic_write(path, b"latter")
     assert caught.value.filename == str(path)

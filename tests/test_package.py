@@ -42,9 +42,7 @@ def test_every_public_name_has_a_home_and_no_other_name_has():
         _ = ser_personal.nonsense
 
 
-def test_the_wheel_holds_all_files_and_its_test_with_pldc_imports_few_modules(
-    synthetic_corpus, finetuned_checkpoint, tmp_path, monkeypatch
-):
+def test_the_wheel_is_whole_and_its_test_imports_little(synthetic_corpus, finetuned_checkpoint, tmp_path, monkeypatch):
     """Run outside the repository, in a process that knows the wheel alone."""
     monkeypatch.chdir(REPOSITORY)
     site = tmp_path / "site"

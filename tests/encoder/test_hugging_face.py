@@ -95,9 +95,7 @@ def test_a_checkpoint_of_adapters_alone_needs_its_encoder(network_folders, synth
     refused("no hub name or folder .*adapters_alone false", finetuning(lora=lora).build, data)
 
 
-def test_a_checkpoint_of_adapters_comes_back_and_fine_tuning_keeps_or_merges_them(
-    network_folders, synthetic_corpus, synthetic_pseudo_labels, tmp_path, peft
-):
+def test_adapters_come_back_kept_or_merged(network_folders, synthetic_corpus, synthetic_pseudo_labels, tmp_path, peft):
     module = papt(encoder=HubertEncoder(str(network_folders["hubert", "layer"])), lora=LoRA(rank=2))
     data = pretrain_data(synthetic_corpus, synthetic_pseudo_labels)
     fit(module, data, tmp_path, max_steps=1).save_checkpoint(tmp_path / "papt.ckpt")

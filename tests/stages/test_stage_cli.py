@@ -83,9 +83,7 @@ def test_the_command_line_can_not_change_what_was_trained(changed, refusal, run,
     assert build("validate", *arguments, "--model.fusion", "last")
 
 
-def test_predict_and_a_test_without_pldc_write_what_is_uncalibrated_in_a_test_with_it(
-    run, tmp_path, synthetic_corpus, capsys
-):
+def test_predict_and_a_plain_test_write_what_is_uncalibrated_with_pldc(run, tmp_path, synthetic_corpus, capsys):
     arguments = [*finetune_arguments(synthetic_corpus), "--ckpt_path", run / "finetune.ckpt"]
     small = ["--trainer.callbacks.k", "3"]
     assert ser("predict", *arguments, *trainer_flags(tmp_path / "predict")) == 0
@@ -168,9 +166,7 @@ def test_wandb_is_a_flag_for_its_logger_or_one_line(tmp_path, synthetic_corpus, 
     assert asked == ["a/b"]
 
 
-def test_a_resumed_fit_reads_no_weights_but_its_checkpoints(
-    run, tmp_path, monkeypatch, synthetic_corpus, synthetic_pseudo_labels
-):
+def test_a_resumed_fit_reads_no_other_weights(run, tmp_path, monkeypatch, synthetic_corpus, synthetic_pseudo_labels):
     def unreachable(_):
         raise AssertionError("pre-trained weights were asked for")
 

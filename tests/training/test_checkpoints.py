@@ -93,20 +93,13 @@ def test_a_moved_folder_keeps_its_best_model(tmp_path, caplog, monkeypatch):
         assert epoch_of(tmp_path / name / "papt.ckpt") == 3
 
 
-class Unsaveable:
-    """Fails when half of the checkpoint is written."""
-
-    def __reduce__(self):
-        raise OSError("no space left on device")
-
-
 def test_a_checkpoint_that_fails_midway_leaves_the_former(tmp_path):
     path, checkpoints = tmp_path / "papt.ckpt", AtomicCheckpoints()
     # of a fit that was killed
     (tmp_path / ".papt.ckpt.123.tmp").write_bytes(b"half")
     checkpoints.save_checkpoint({"step": 1}, path)
-    with pytest.raises(OSError, match="no space"):
-        checkpoints.save_checkpoint({"step": 2, "weights": torch.zeros(1000), "rest": Unsaveable()}, path)
+    with pytest.raises(AttributeError, match="Can't pickle"):
+        checkpoints.save_checkpoint({"step": 2, "weights": torch.zeros(1000), "rest": lambda: None}, path)
     assert checkpoints.load_checkpoint(path, weights_only=True) == {"step": 1}
     assert list(tmp_path.iterdir()) == [path]
 
