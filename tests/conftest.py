@@ -3,7 +3,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 import soundfile
@@ -19,7 +18,6 @@ from ser_personal.annotation.journal import Journal
 from ser_personal.corpus.synthetic import synth
 from ser_personal.pretrain.kmeans import PseudoLabelData, kmeans
 from ser_personal.recognition.bundle import Bundle, read_bundle
-from ser_personal.recognition.profiles import SpeakerProfile
 from ser_personal.sharing.export import export
 
 # A busy machine is no failure.
@@ -145,21 +143,6 @@ def recognizer(bundle: Bundle) -> EmotionRecognizer:
 @pytest.fixture(scope="session")
 def recordings(synthetic_corpus: Path) -> list[Path]:
     return sorted((synthetic_corpus / "Audios").glob("*.wav"))[-18:]
-
-
-@pytest.fixture
-def some_profile() -> Callable[..., SpeakerProfile]:
-    """A profile of random utterances."""
-
-    def make(seed: int = 0, utterances: int = 5) -> SpeakerProfile:
-        rng = np.random.default_rng(seed)
-        profile = SpeakerProfile.empty(4, 2)
-        for row in range(utterances):
-            values = rng.normal(size=4), rng.normal(4, 1, size=2), rng.uniform(1, 7, size=2)
-            profile = profile.add(*values, row)
-        return profile
-
-    return make
 
 
 class Killed(BaseException):

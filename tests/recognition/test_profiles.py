@@ -42,7 +42,16 @@ def test_an_utterance_counts_once_and_takes_labels_that_it_had_not():
     np.testing.assert_allclose(arrays_of(often), arrays_of(once), atol=1e-5)
 
 
-def test_every_change_is_on_disk(tmp_path, some_profile):
+def some_profile(seed):
+    """Of random utterances."""
+    rng = np.random.default_rng(seed)
+    profile = SpeakerProfile.empty(4, 2)
+    for row in range(5):
+        profile = profile.add(rng.normal(size=4), rng.normal(4, 1, size=2), rng.uniform(1, 7, size=2), row)
+    return profile
+
+
+def test_every_change_is_on_disk(tmp_path):
     path = tmp_path / "kept" / "profiles.safetensors"
     profiles = SpeakerProfiles.open("model", path)
     for number, speaker in enumerate(("anna", "Борис", "../x")):
@@ -59,7 +68,7 @@ def test_every_change_is_on_disk(tmp_path, some_profile):
     assert os.name != "posix" or path.stat().st_mode & 0o777 == 0o600
 
 
-def test_what_others_changed_meanwhile_stays(tmp_path, some_profile):
+def test_what_others_changed_meanwhile_stays(tmp_path):
     path = tmp_path / "profiles.safetensors"
     one, other = SpeakerProfiles.open("model", path), SpeakerProfiles.open("model", path)
     one.extend({"anna": []}, some_profile(0))
@@ -76,7 +85,7 @@ def test_what_others_changed_meanwhile_stays(tmp_path, some_profile):
     assert one.ids == []
 
 
-def test_a_profile_that_another_program_changed_is_not_replaced(some_profile, tmp_path):
+def test_a_profile_that_another_program_changed_is_not_replaced(tmp_path):
     path = tmp_path / "people.safetensors"
     one = SpeakerProfiles.open("model", path)
     for number, speaker in enumerate(("anna", "ben", "carla")):
