@@ -117,7 +117,8 @@ def lengths_of(paths: Iterable[Path], label_file: Path) -> dict[Path, int]:
     in the user's cache folder, a file per corpus, where there are many.
     """
     unique = list(dict.fromkeys(paths))
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ser_personal"
+    # a container's user may have no home
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "ser_personal"  # noqa: PTH111
     name = content_hash(os.fsencode(label_file.absolute()).hex())
     cache = folder / f"headers-{HEADERS_VERSION}-{name}.json"
     cached: dict[str, int] = {}

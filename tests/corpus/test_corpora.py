@@ -141,3 +141,8 @@ def test_a_header_is_read_again_where_the_file_has_changed_alone(table, tmp_path
     assert headers() == "abc"
     monkeypatch.setenv("XDG_CACHE_HOME", path)
     assert [headers(), headers()] == ["abc", "abc"]
+    # no home, as a container's user may have none
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "~")
+    monkeypatch.chdir(tmp_path)
+    assert headers() == "abc"
