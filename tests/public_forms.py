@@ -56,9 +56,8 @@ class Odyssey(nn.Module):
         self.pool_model = nn.ModuleDict({"sap_linear": nn.Linear(DIM, DIM)})
         self.pool_model.attention = nn.Parameter(2 * torch.randn(DIM, 1))
         layer = nn.Sequential(nn.Linear(2 * DIM, HIDDEN), nn.LayerNorm(HIDDEN), nn.ReLU())
-        self.ser_model = nn.ModuleDict(
-            {"fc": nn.ModuleList([layer]), "out": nn.Sequential(nn.Linear(HIDDEN, len(NAMES)))}
-        )
+        last = nn.Sequential(nn.Linear(HIDDEN, len(NAMES)))
+        self.ser_model = nn.ModuleDict({"fc": nn.ModuleList([layer]), "out": last})
 
     def forward(self, waveform: NDArray[np.float32]) -> torch.Tensor:
         scaled = torch.from_numpy((waveform[:192_000] - NORM[0]) / (NORM[1] + 1e-6)).float()[None]
@@ -159,10 +158,6 @@ def write_dense(folder: Path, **options: Any) -> Path:
     return folder
 
 
-def write_odyssey(folder: Path, **options: Any) -> Path:
-    return write_model(folder, odyssey_config(), weights_of(Odyssey), **options)
-
-
 def write_challenge(folder: Path) -> Path:
     """The challenge's own files."""
     folder.mkdir(parents=True)
@@ -177,14 +172,10 @@ def write_challenge_zip(folder: Path) -> Path:
     return Path(shutil.make_archive(str(folder), "zip", folder / "files"))
 
 
-def write_vox(folder: Path, **options: Any) -> Path:
-    return write_model(folder, VOX_CONFIG, weights_of(Vox), **options)
-
-
 FORMS: dict[str, tuple[Callable[..., Path], Callable[[NDArray[np.float32]], dict[str, float]]]] = {
     "dense": (write_dense, outputs_of(Dense)),
-    "odyssey": (write_odyssey, outputs_of(Odyssey)),
+    "odyssey": (lambda folder: write_model(folder, odyssey_config(), weights_of(Odyssey)), outputs_of(Odyssey)),
     "challenge": (write_challenge, outputs_of(Odyssey)),
-    "vox": (write_vox, outputs_of(Vox)),
+    "vox": (lambda folder: write_model(folder, VOX_CONFIG, weights_of(Vox)), outputs_of(Vox)),
     "zip": (write_challenge_zip, outputs_of(Odyssey)),
 }

@@ -134,6 +134,10 @@ def built(kind: type[PretrainedEncoder], folder: str, lora: LoRA | None = None, 
     return encoder
 
 
+def learning(module: torch.nn.Module) -> set[str]:
+    return {name for name, weight in module.named_parameters() if weight.requires_grad}
+
+
 def fitted(encoder: Encoder, waveforms: Iterable[torch.Tensor]) -> Encoder:
     """A new encoder, its front end standardised by this audio."""
     torch.manual_seed(0)

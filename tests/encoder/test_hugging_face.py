@@ -4,7 +4,7 @@ import sys
 import pytest
 import torch
 from garbage import refused
-from tiny_models import built, emotion_data, finetuning, fit, padded_noise, papt, pretrain_data, tiny_network
+from tiny_models import built, emotion_data, finetuning, fit, learning, padded_noise, papt, pretrain_data, tiny_network
 
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.hugging_face import LoRA
@@ -70,10 +70,10 @@ def test_adapters_add_a_product_of_low_rank_and_can_be_merged(any_folder, peft):
 
 def test_adapters_alone_learn_above_frozen_layers(hubert_folder, peft):
     encoder = adapted(hubert_folder, ADAPTERS, freeze_layers=1, weighted_layers=True)
-    learning = {name for name, weight in encoder.named_parameters() if weight.requires_grad}
-    assert "layer_weights" in learning
-    assert len(learning) == 5
-    assert all("layers.1." in name for name in learning if "lora_" in name)
+    names = learning(encoder)
+    assert "layer_weights" in names
+    assert len(names) == 5
+    assert all("layers.1." in name for name in names if "lora_" in name)
 
 
 def test_a_checkpoint_of_adapters_alone_needs_its_encoder(network_folders, synthetic_corpus, tmp_path, peft):
@@ -108,7 +108,7 @@ def test_adapters_come_back_kept_or_merged(network_folders, synthetic_corpus, sy
     def tuned(lora):
         module = finetuning(encoder=HubertEncoder(), papt_checkpoint=str(tmp_path / "papt.ckpt"), lora=lora)
         module.build(emotion_data(synthetic_corpus))
-        return {name for name, weight in module.personalized.encoder.named_parameters() if weight.requires_grad}
+        return learning(module.personalized.encoder)
 
     assert all("lora_" in name for name in tuned(LoRA(rank=2)))
     # without --model.lora they are merged, and all weights learn

@@ -57,9 +57,8 @@ def batch(dtype: torch.dtype = torch.float16) -> CachedBatch:
     torch.manual_seed(0)
     features = torch.randn(2, 3, 4).to(dtype)
     features[1, 2] = 0
-    return CachedBatch(
-        features=features, num_frames=torch.tensor([3, 2]), speaker_ids=["a", None], indices=torch.tensor([0, 1])
-    )
+    lengths = torch.tensor([3, 2])
+    return CachedBatch(features=features, num_frames=lengths, speaker_ids=["a", None], indices=torch.arange(2))
 
 
 def test_cached_frames_are_given_as_they_are_and_a_checkpoint_names_what_made_them() -> None:
@@ -77,9 +76,8 @@ def test_cached_frames_are_given_as_they_are_and_a_checkpoint_names_what_made_th
 
 def test_encoders_and_batches_that_do_not_belong_together_are_refused() -> None:
     refused("there is no feature cache to read", CachedFeatures().build)
-    speech = SpeechBatch(
-        waveforms=torch.zeros(1, 800), num_samples=torch.tensor([800]), speaker_ids=["a"], indices=torch.tensor([0])
-    )
+    audio = {"waveforms": torch.zeros(1, 800), "num_samples": torch.tensor([800])}
+    speech = SpeechBatch(**audio, speaker_ids=["a"], indices=torch.tensor([0]))
     refused("reads cached features, not audio", cached().encode, speech)
     refused("TinyEncoder: reads audio, not cached features", TinyEncoder().encode, batch())
     refused("was trained on an earlier version's features", MFCCEncoder().build, '{"model_type": "mfcc"}')

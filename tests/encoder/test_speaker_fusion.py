@@ -99,9 +99,8 @@ def test_concat_projects_frame_beside_embedding():
 
 
 def batch(*speaker_ids: str | None) -> SpeechBatch:
-    return SpeechBatch(
-        waveforms=padded_noise(LENGTHS), num_samples=LENGTHS, speaker_ids=list(speaker_ids), indices=torch.arange(2)
-    )
+    audio = {"waveforms": padded_noise(LENGTHS), "num_samples": LENGTHS}
+    return SpeechBatch(**audio, speaker_ids=list(speaker_ids), indices=torch.arange(2))
 
 
 def personalized(fusion: str) -> PersonalizedEncoder:

@@ -3,7 +3,7 @@ from functools import partial
 import pytest
 import torch
 from garbage import refused
-from tiny_models import built, padded_noise, tiny_whisper
+from tiny_models import built, learning, padded_noise, tiny_whisper
 from transformers import WhisperFeatureExtractor, WhisperModel
 
 from ser_personal.encoder.hubert import HubertEncoder
@@ -62,10 +62,6 @@ def test_speaker_embeddings_enter(folder, fusion):
     plain, changed = encoder(waveforms, LENGTHS), encoder(waveforms, LENGTHS, personalization=enters)
     assert changed.frames.shape == plain.frames.shape
     assert not torch.allclose(changed.frames, plain.frames, atol=1e-5, rtol=0)
-
-
-def learning(encoder: WhisperEncoder) -> set[str]:
-    return {name for name, weight in encoder.named_parameters() if weight.requires_grad}
 
 
 def test_it_is_frozen_unless_layers_are_named(folder):

@@ -81,10 +81,8 @@ def test_frames_of_pretraining_speakers_arent_those_of_strangers(synthetic_corpu
 
 
 def test_who_counts_as_unseen_has_no_features_either(synthetic_corpus, cache_folder):
-    source = CachedSpeakerFeatures(str(cache_folder))
-    data = CachedEmotionDataModule(
-        str(synthetic_corpus), cache=str(cache_folder), speaker_features=source, num_workers=0
-    )
+    options = {"speaker_features": CachedSpeakerFeatures(str(cache_folder)), "num_workers": 0}
+    data = CachedEmotionDataModule(str(synthetic_corpus), cache=str(cache_folder), **options)
     module = finetuning(encoder=CachedFeatures(), speakers=FixedSpeakerFeatures(), fusion="last", unseen_share=1.0)
     module.build(data)
     module.log = lambda *_args, **_options: None

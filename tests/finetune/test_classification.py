@@ -54,9 +54,8 @@ def test_cross_entropy_is_torchs_over_labelled_rows():
 def test_emotions_are_those_of_the_training_set_and_start_at_their_shares(relabelled):
     # those of no emotion are left out of training
     drop = {"EmoClass": "X"}
-    data = emotion_data(
-        relabelled(lambda row: row.update(drop if row["FileName"].endswith("1.wav") else {})), target="emotion"
-    )
+    corpus = relabelled(lambda row: row.update(drop if row["FileName"].endswith("1.wav") else {}))
+    data = emotion_data(corpus, target="emotion")
     module = classification()
     module.build(data)
     found = [data.utterances[index].emotion for index in data.train_indices]

@@ -25,9 +25,8 @@ def output(*lengths, dim=12, speaker=True):
     generator = torch.Generator().manual_seed(1)
     frames = torch.randn(len(lengths), max(lengths), dim, generator=generator)
     frame_mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
-    return EncoderOutput(
-        frames, frame_mask, speaker_embedding=torch.randn(len(lengths), dim, generator=generator) if speaker else None
-    )
+    embedding = torch.randn(len(lengths), dim, generator=generator) if speaker else None
+    return EncoderOutput(frames, frame_mask, speaker_embedding=embedding)
 
 
 def built(interpreter):
