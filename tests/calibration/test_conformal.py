@@ -60,7 +60,7 @@ def test_new_speakers_utterances_are_covered_as_often_as_promised():
     assert np.mean(covered) < 0.8 + 1 / 26 + 3 * error
 
 
-def test_bins_of_too_few_speakers_join_the_one_below():
+def test_bins_of_too_few_speakers_join_the_one_below_and_come_back_from_disk(tmp_path):
     rows = [(speaker, n) for speaker in range(10) for n in range(4)]
     rows += [(speaker, n) for speaker in range(3) for n in (5, 10)]
     # what has no label or no speaker counts nowhere
@@ -73,14 +73,10 @@ def test_bins_of_too_few_speakers_join_the_one_below():
     # raw and first utterances stay apart, however few
     few = ConformalTable.fit(np.zeros((9, 1)), np.zeros((9, 1)), ["a", "b", "c"] * 3, ["v"], utterances=[0, 1, 2] * 3)
     assert few.attributes["v"] == HalfWidths((0, 1), (inf, inf), (1, 2))
-
-
-def test_the_table_comes_back_from_disk(tmp_path):
-    path = tmp_path / "conformal.json"
-    table = ConformalTable(0.9, {"arousal": HalfWidths((0, 1, 5), (inf, 1.5, 0.1 + 0.2), (3, 9, 9))})
-    table.save(path)
-    assert ConformalTable.load(path) == table
-    assert "Infinity" not in path.read_text()
+    for each in (table, few):
+        each.save(tmp_path / "conformal.json")
+        assert ConformalTable.load(tmp_path / "conformal.json") == each
+    assert "Infinity" not in (tmp_path / "conformal.json").read_text()
 
 
 def some_set(speakers, seed):

@@ -60,10 +60,6 @@ def test_without_labels_it_is_the_calibration_itself(seed):
     for none in (labels[:0], np.full_like(labels, np.nan)):
         line = with_labels(base, Moments.of(predictions), labelled_moments(predictions[: len(none)], none), [PRIOR] * 2)
         assert_equal(line, base, rtol=0)
-    labels[:, 0] = np.nan
-    line = corrected(base, predictions, labels)
-    assert line.apply(predictions)[3, 0] == base.apply(predictions)[3, 0]
-    assert line.slope[1] != base.slope[1]
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -97,9 +93,9 @@ def test_order_and_parts_and_utterances_without_labels_make_no_difference(seed, 
 
 @pytest.mark.parametrize("base", [0.0, 1.0])
 def test_one_utterance_alike_predictions_and_a_flat_calibration_give_finite_maps(base):
-    line = AffineMap(np.full(2, base), np.full(2, 4.0))
-    for predictions in (np.full((1, 2), 3.0), np.full((5, 2), 3.0)):
-        found = corrected(line, predictions, np.full(predictions.shape, 5.0))
+    for utterances in (1, 5):
+        predictions = np.full((utterances, 2), 3.0)
+        found = corrected(AffineMap(np.full(2, base), np.full(2, 4.0)), predictions, predictions + 2)
         assert np.isfinite(found.apply(predictions)).all()
 
 
@@ -107,8 +103,7 @@ def test_a_prior_is_that_of_the_validation_speakers():
     rng = np.random.default_rng(0)
     speakers = np.repeat([f"s{number}" for number in range(400)], 100)
     shift, scale = 0.4 + 0.3 * rng.normal(size=400), 1.5 * np.exp(0.2 * rng.normal(size=400))
-    z = rng.normal(size=40_000)
-    noise = rng.normal(size=40_000)
+    z, noise = rng.normal(size=(2, 40_000))
     labels = np.repeat(scale, 100) * (np.repeat(shift, 100) + 0.6 * z + 0.8 * noise)
     found = LabelPrior.fit(4 + 0.5 * z, 4 + 0.5 * labels, [*speakers])
     expected = LabelPrior(0.4, 0.09, 1.5, 0.5 / 0.04, 0.6, 0.003, 0.5)

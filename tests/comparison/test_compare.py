@@ -46,32 +46,25 @@ class Utterances:
 MADE, LARGE = Utterances(), Utterances(14)
 
 
-def drawn(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """How often each speaker is drawn, and the rows of their utterances, each as often."""
-    names = sorted(set(MADE.speakers))
-    weights = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)))
-    times = dict(zip(names, weights.tolist(), strict=True))
-    rows = np.repeat(np.arange(len(MADE.speakers)), [times[speaker] for speaker in MADE.speakers])
-    return weights, rows
-
-
 def test_resampled_sums_are_the_resampled_utterances_averaged_over_seeds_and_draws():
     made = [MADE.row(0.7, "random_speakers", draws=2, seed=seed) for seed in (1, 2, 3)]
     (test,) = join_runs([MADE.run("papt", row, seed=seed) for seed, row in enumerate(made)])
     (system,) = test.systems
     assert system.seeds == 3
-    weights = np.stack([drawn(seed)[0] for seed in range(20)]).astype(float)
+    # how often each speaker is drawn, and the rows of their utterances, each as often
+    weights = np.random.default_rng(0).multinomial(12, np.full(12, 1 / 12), size=20)
+    speaker_of = [int(speaker[1:]) for speaker in MADE.speakers]
+    draws = [np.repeat(np.arange(len(speaker_of)), times[speaker_of]) for times in weights]
     predictions, labels = [draw[:, 0] for row in made for draw in row.predictions], MADE.labels[:, 0]
-    draws = [drawn(seed)[1] for seed in range(20)]
     expected = [np.mean([concordance(own[rows], labels[rows]) for own in predictions]) for rows in draws]
-    np.testing.assert_allclose(system.overall_ccc(weights), expected, rtol=1e-12)
+    np.testing.assert_allclose(system.overall_ccc(weights.astype(float)), expected, rtol=1e-12)
 
     # of a speaker, first over the replicates
     counted = system.utterances >= 5
     mine = [np.array(MADE.speakers) == speaker for speaker in test.speakers]
     own_ccc = np.array([np.mean([concordance(own[rows], labels[rows]) for own in predictions]) for rows in mine])
     expected = [np.average(own_ccc[counted], weights=of_draw[counted]) for of_draw in weights]
-    np.testing.assert_allclose(system.average_ccc(weights, counted), expected, rtol=1e-12)
+    np.testing.assert_allclose(system.average_ccc(weights.astype(float), counted), expected, rtol=1e-12)
 
 
 def halves_of(*rows):

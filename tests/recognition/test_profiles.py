@@ -3,27 +3,11 @@ import os
 import numpy as np
 from garbage import refused
 
-from ser_personal.calibration.few_labels import labelled_moments
 from ser_personal.recognition.profiles import SpeakerProfile, SpeakerProfiles
 
 
 def arrays_of(profile):
     return np.concatenate([array.ravel() for array in profile.arrays().values()])
-
-
-def test_moments_are_those_of_all_utterances():
-    rng = np.random.default_rng(0)
-    vectors, predictions = rng.normal(size=(9, 3)), rng.normal(4, 1, size=(9, 2))
-    labels = np.where(rng.random((9, 2)) < 0.5, rng.uniform(1, 7, size=(9, 2)), np.nan)
-    profile = SpeakerProfile.empty(3, 2)
-    for row, utterance in enumerate(zip(vectors, predictions, labels, strict=True)):
-        profile = profile.add(*utterance, row)
-    assert profile.utterances == 9
-    np.testing.assert_allclose(profile.vector, vectors.mean(axis=0), atol=1e-12)
-    np.testing.assert_allclose(profile.predictions.std, predictions.std(axis=0), atol=1e-7)
-    labelled = labelled_moments(predictions, labels)
-    for kept, expected in zip(vars(profile.labelled).values(), vars(labelled).values(), strict=True):
-        np.testing.assert_allclose(kept, expected, atol=1e-9)
 
 
 def test_an_utterance_counts_once_and_takes_labels_that_it_had_not():
@@ -101,6 +85,5 @@ def test_a_profile_that_another_program_changed_is_not_replaced(tmp_path):
     assert saved["ben"].equals(some_profile(5))
 
 
-def test_what_is_no_file_and_no_speaker_of_profiles(tmp_path):
+def test_a_speaker_who_is_not_enrolled():
     refused(r"speaker bela: no such speaker is enrolled. Enrolled: nobody yet", SpeakerProfiles("model").delete, "bela")
-    refused("not a complete file of speaker profiles", SpeakerProfiles.open, "model", tmp_path)

@@ -91,8 +91,6 @@ def test_calibration_is_causal(bundle_folder, lightning):
         whole = calibrate(predictions, [speaker] * len(so_far), vectors, recognizer.bundle.bank, k=3)
         np.testing.assert_allclose(frame.loc[row, CALIBRATED].astype(float), whole.predictions[-1], atol=1e-4)
         assert frame.loc[row, "calibration_utterances"] == len(so_far)
-    first = recognizer.predict(paths[:7], speakers[:7])
-    pd.testing.assert_frame_equal(frame[:7], first, atol=1e-5)
 
 
 def test_enrolling_at_once_or_in_parts_is_one(bundle, recordings):
@@ -202,11 +200,8 @@ def test_where_one_recording_can_not_be_recognised_nobody_is_enrolled(recognizer
     assert recognizer.profiles.ids == []
 
 
-def test_without_a_bank_no_speaker_is_left_uncalibrated_unnoticed(bundle, recordings):
-    without = replace(bundle, bank=None)
-    refused("holds no speaker bank", EmotionRecognizer, without, device="cpu")
-    raw = EmotionRecognizer(without, calibration="none", device="cpu").predict(recordings[0], "anna")
-    assert raw["calibration_utterances"].tolist() == [0]
+def test_without_a_bank_no_speaker_is_left_uncalibrated_unnoticed(bundle):
+    refused("holds no speaker bank", EmotionRecognizer, replace(bundle, bank=None), device="cpu")
 
 
 def test_a_row_says_where_who_what_and_how_sure(bundle, with_intervals):

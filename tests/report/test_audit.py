@@ -172,9 +172,6 @@ def test_a_linear_probe_is_balanced_and_never_tested_on_speakers_that_it_was_fit
     assert probed(noise, genders).accuracy.value < 0.75
     # a probe that always says Male is right for three in four
     assert probed(np.zeros((40, 3)), ["Female"] * 10 + ["Male"] * 30).accuracy.value == pytest.approx(0.5)
-
-
-def test_two_genders_of_ten_speakers_are_needed():
     found = probed(np.zeros((30, 3)), ["Female"] * 9 + ["Male"] * 20 + [None])
     assert found.accuracy.refused == "a probe needs two genders of 10 speakers each; here: 9 Female, 20 Male"
 

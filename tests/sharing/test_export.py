@@ -13,7 +13,7 @@ from command_line import ser
 from garbage import refused
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_models import emotion_data, finetuning, fit, tiny_network, trainer
+from tiny_models import emotion_data, finetuning, fit
 
 from ser_personal import EmotionRecognizer, MSPPodcast, SpeakerBank, calibrate
 from ser_personal.audio import decode
@@ -21,12 +21,8 @@ from ser_personal.calibration.conformal import ConformalTable
 from ser_personal.calibration.few_labels import LabelPrior
 from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.corpus.csv_corpus import write_corpus
-from ser_personal.encoder.hubert import HubertEncoder
-from ser_personal.encoder.hugging_face import LoRA
 from ser_personal.encoder.module import DESCRIPTION
 from ser_personal.encoder.raw import MFCCEncoder
-from ser_personal.evaluation.pldc_callback import PLDCCallback
-from ser_personal.recognition.bundle import read_bundle
 from ser_personal.recognition.network import EmotionNetwork
 from ser_personal.sharing.anonymise import grouped_bank, similar_speakers
 from ser_personal.sharing.export import _check_reads_audio, export
@@ -251,19 +247,6 @@ def test_a_bank_of_a_test_on_other_labels_is_refused_and_training_audio_may_be_g
     for each in MSPPodcast(str(corpus)).splits.train:
         each.path.unlink()
     exported("--corpus", corpus)
-
-
-def test_a_bank_of_a_model_with_adapters_is_of_the_merged_one(synthetic_corpus, tmp_path):
-    pytest.importorskip("peft", reason="the extra lora isn't installed")
-    tiny_network("hubert", "layer").save_pretrained(tmp_path / "hubert")
-    encoder = HubertEncoder(str(tmp_path / "hubert"), dropout=0.1)
-    module, data = finetuning(encoder=encoder, lora=LoRA(rank=2)), emotion_data(synthetic_corpus, max_batch=2)
-    checkpoint = tmp_path / "finetune.ckpt"
-    fit(module, data, tmp_path, max_steps=1).save_checkpoint(checkpoint)
-    running = trainer(tmp_path, callbacks=[PLDCCallback(k=3, draws=1)])
-    running.test(module, datamodule=data, ckpt_path=checkpoint, verbose=False)
-    export(str(checkpoint), str(tmp_path / "bundle"))
-    assert len(read_bundle(tmp_path / "bundle").bank.speaker_ids) == 8
 
 
 def test_a_bundle_of_raw_features_predicts_as_its_checkpoint_and_takes_as_long_audio(synthetic_corpus, tmp_path):
