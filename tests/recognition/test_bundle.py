@@ -10,6 +10,7 @@ from torch import nn
 from ser_personal import EmotionRecognizer
 from ser_personal.audio import decode
 from ser_personal.calibration.few_labels import LabelPrior
+from ser_personal.data.dataset import Example, collate
 from ser_personal.encoder.base import weights_fingerprint
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.personalized import PersonalizedEncoder
@@ -75,14 +76,12 @@ def test_where_no_bundle_is(tmp_path, monkeypatch):
     refused("can't be read", EmotionRecognizer.from_pretrained, tmp_path)
     for name in ("a/b/c", "nowhere", str(tmp_path / "x"), "../up"):
         refused("no such folder", find_bundle, name)
-    refused("nobody/nothing: neither a folder nor a model that the Hugging", find_bundle, "nobody/nothing")
 
 
 @pytest.fixture
 def onnxruntime():
-    for package in ("onnx", "onnxscript"):
-        pytest.importorskip(package, reason=f"{package} isn't installed (the extra onnx)")
-    return pytest.importorskip("onnxruntime", reason="onnxruntime isn't installed (the extra onnx)")
+    packages = ("onnx", "onnxscript", "onnxruntime")
+    return [pytest.importorskip(name, reason=f"{name} isn't installed (the extra onnx)") for name in packages][-1]
 
 
 @pytest.fixture
@@ -104,11 +103,9 @@ def test_onnxruntime_predicts_padded_batches_as_the_network_does(onnxruntime, ne
     session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"))
     waveforms = [decode(path) for path in recordings[:3]] + [decode(recordings[3])[:400]]
     for some in (waveforms, waveforms[:1], waveforms[:2]):
-        lengths = np.array([len(waveform) for waveform in some])
-        padded = np.zeros((len(some), max(lengths)), dtype=np.float32)
-        for row, waveform in enumerate(some):
-            padded[row, : len(waveform)] = waveform
-        predictions, pooled = session.run(["predictions", "pooled"], {"waveforms": padded, "num_samples": lengths})
+        batch = collate([Example(row, None, waveform) for row, waveform in enumerate(some)])
+        inputs = {name: batch[name].numpy() for name in ("waveforms", "num_samples")}
+        predictions, pooled = session.run(["predictions", "pooled"], inputs)
         expected = network.recognize(some, [None] * len(some))
         np.testing.assert_allclose(predictions, expected.predictions, atol=1e-3)
         np.testing.assert_allclose(pooled, expected.pooled, atol=1e-3)

@@ -105,8 +105,7 @@ def test_enrolling_at_once_or_in_parts_is_one(bundle, recordings):
 
 
 def test_profiles_of_the_enrolled_are_kept_from_call_to_call_and_no_others(bundle_folder, recordings, tmp_path):
-    path = tmp_path / "profiles.safetensors"
-    options = {"profiles": path, "device": "cpu"}
+    options = {"profiles": tmp_path / "profiles.safetensors", "device": "cpu"}
     first = EmotionRecognizer.from_pretrained(bundle_folder, **options)
     first.enroll("anna", recordings[:3])
     first.predict(recordings[3:6], ["anna", "bela", "anna"])
