@@ -81,7 +81,6 @@ def test_calibrated_columns_are_those_of_the_library(tables, capsys):
     shown = capsys.readouterr().out
     assert "test1: 72 utterances" in shown
     assert re.search(r"^ *own_statistics ", shown, re.MULTILINE)
-    assert "no controls" not in shown
 
 
 def test_tables_in_place_of_bank_and_vectors_and_what_was_written_calibrated_again(tables, tmp_path):

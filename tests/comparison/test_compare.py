@@ -191,19 +191,16 @@ def test_runs_by_hand_are_named_by_their_folders(runs, capsys):
         assert "vanilla permuted" not in text
 
 
-@pytest.mark.parametrize(
-    ("given", "names"),
-    [
+def test_a_runs_name_is_no_path_of_its_machine(runs, monkeypatch):
+    monkeypatch.chdir(runs / "papt")
+    for given, names in (
         (["lightning_logs/version_0"], {"version_0"}),
         (["../vanilla/lightning_logs", "../papt"], {"vanilla", "papt"}),
         (["."], {"papt"}),
         (["ours=lightning_logs/version_0", "../vanilla"], {"ours", "vanilla"}),
         (["both=.."], {"both/papt", "both/vanilla"}),
-    ],
-)
-def test_a_runs_name_is_no_path_of_its_machine(runs, given, names, monkeypatch):
-    monkeypatch.chdir(runs / "papt")
-    assert {run.recipe for run in find_runs(given)} == names
+    ):
+        assert {run.recipe for run in find_runs(given)} == names
 
 
 def test_a_study_s_page_holds_its_costs_what_its_recipes_share_and_pre_trainings(tmp_path):

@@ -10,13 +10,7 @@ import pytest
 from garbage import refused
 from invented_run import edit_json, invent
 
-from ser_personal.calibration.table import (
-    MOMENTS,
-    CalibrationRow,
-    PredictedSet,
-    print_scores,
-    speaker_moments,
-)
+from ser_personal.calibration.table import MOMENTS, CalibrationRow, PredictedSet, print_scores, speaker_moments
 from ser_personal.evaluation import run_files
 from ser_personal.evaluation.prediction_collector import CollectedSet, about_speakers, conditions_of
 from ser_personal.report.report import report

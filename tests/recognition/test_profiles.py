@@ -67,6 +67,7 @@ def test_what_others_changed_meanwhile_stays(tmp_path):
     path.unlink()
     one.reload()
     assert one.ids == []
+    refused("speaker anna: no such speaker is enrolled. Enrolled: nobody yet", one.delete, "anna")
 
 
 def test_a_profile_that_another_program_changed_is_not_replaced(tmp_path):
@@ -83,7 +84,3 @@ def test_a_profile_that_another_program_changed_is_not_replaced(tmp_path):
     assert saved.ids == ["anna", "ben"]
     assert saved["anna"].equals(some_profile(3))
     assert saved["ben"].equals(some_profile(5))
-
-
-def test_a_speaker_who_is_not_enrolled():
-    refused(r"speaker bela: no such speaker is enrolled. Enrolled: nobody yet", SpeakerProfiles("model").delete, "bela")

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from invented_run import edit_json, invent
+from invented_run import invent
 
 from ser_personal.calibration.divergence import SpeakerShift
 from ser_personal.evaluation.run_files import SpeakerVectors, read_run
@@ -117,14 +117,9 @@ def test_intervals_take_ten_speakers_on_both_sides(toy):
 
 
 def test_speakers_are_divided_by_gender_and_amount_of_speech(tmp_path):
-    invent(tmp_path, speakers=4, utterances=10)
-
-    def spread(record):
-        for place, speaker in enumerate(record["splits"]["test1"].values()):
-            speaker["utterances"] = 10 * (place + 1)
-
-    edit_json(tmp_path / "speakers.json", spread)
-    (few,) = read_run(tmp_path).sets
+    (few,) = read_run(invent(tmp_path, speakers=4, utterances=10)).sets
+    of = {id_: replace(one, utterances=10 * place) for place, (id_, one) in enumerate(few.speakers.items(), 1)}
+    few = replace(few, speakers=of)
     assert by_gender(few).group_of == {"s00": "Female", "s01": "Male", "s02": "Female", "s03": "Male"}
     amounts = ["at most 25 utterances"] * 2 + ["over 25 utterances"] * 2
     assert list(by_amount_of_speech(few).group_of.values()) == amounts

@@ -128,9 +128,9 @@ def without(*columns):
     return lambda rows: pd.DataFrame(rows).drop(columns=[*columns])
 
 
-@pytest.mark.parametrize(
-    ("change", "flags", "what"),
-    [
+def test_what_is_no_table_of_annotations_and_no_page_of_it_is_one_line(folder, mistake):
+    (folder / "report.html").write_text("<p>of a test run")
+    for change, flags, what in (
         (changed(start="x"), [], "row 1: start is 'x', not a finite number. Give a table that `ser annotate` wrote"),
         (changed(end=0), [], "row 1: lasts from 0 to 0 s"),
         (without("valence_raw"), [], "valence_raw"),
@@ -139,12 +139,9 @@ def without(*columns):
         (list, ["--audio", "nowhere"], "--audio nowhere: no such folder. Check the spelling"),
         (list, ["--out", "page"], "--out page: isn't called .html. Write --out page.html instead"),
         (list, ["--out", "report.html"], "and would be replaced. Write --out predictions_report.html instead"),
-    ],
-)
-def test_what_is_no_table_of_annotations_and_no_page_of_it_is_one_line(folder, change, flags, what, mistake):
-    (folder / "report.html").write_text("<p>of a test run")
-    write(folder / "predictions.csv", change(list(rows_of("meeting.wav", 60))))
-    assert what in mistake("report", folder / "predictions.csv", *flags)
+    ):
+        write(folder / "predictions.csv", change(list(rows_of("meeting.wav", 60))))
+        assert what in mistake("report", folder / "predictions.csv", *flags)
     assert not (folder / "timeline.html").exists()
     assert (folder / "report.html").read_text() == "<p>of a test run"
 

@@ -214,13 +214,11 @@ def test_what_can_not_be_exported(not_exported, tested_checkpoint, moved, synthe
     posterior = ("--calibration", "posterior")
     not_exported(tested_checkpoint, *posterior, what="holds no posterior. Export it with --corpus")
     not_exported(tested_checkpoint, *posterior, "--corpus", synthetic_corpus, what="0 validation speakers have labels")
-    groups = "--group_speakers: 8 training speakers can't be put in groups of 9"
-    not_exported(tested_checkpoint, "--group_speakers", "9", what=groups)
+    not_exported(tested_checkpoint, "--group_speakers", "9", what="8 training speakers can't be put in groups of 9")
     not_exported(tested_checkpoint, "--push", "voices", what="voices isn't a name on")
     bank = Path(moved).with_suffix(".speaker_bank.safetensors")
     replace(SpeakerBank.load(bank), scale=(1, 5)).save(bank)
-    what = "labels are on a scale of 1 to 7, the speaker bank's on 1 to 5"
-    not_exported(moved, "--corpus", synthetic_corpus, what=what)
+    not_exported(moved, "--corpus", synthetic_corpus, what="on a scale of 1 to 7, the speaker bank's on 1 to 5")
     (tmp_path / "metrics.json").write_text("{")
     not_exported(moved, what="metrics.json: isn't JSON")
     monkeypatch.setattr("ser_personal.recognition.network.find_spec", lambda _: None)

@@ -124,10 +124,7 @@ def named(*outputs):
 
 
 BAD = {
-    "a speech recogniser": (
-        changed(CONFIG, DENSE, lm_head=torch.zeros(4, 16)),
-        "weights aren't wav2vec2. and",
-    ),
+    "a speech recogniser": (changed(CONFIG, DENSE, lm_head=torch.zeros(4, 16)), "weights aren't wav2vec2. and"),
     "a text model": (changed({"model_type": "bert"}, DENSE), "is of type bert, not of hubert, wavlm"),
     "a head of another width": (changed(CONFIG, DENSE, **WIDE), "dense.weight is (8, 16), not (16, 16)"),
     "more outputs than names": (named("arousal"), "its head gives 3 outputs and names 1"),
