@@ -32,8 +32,7 @@ def rows(pldc):
 
 
 def test_rows_by_name_explained_in_terminal_and_report_with_the_oracle_last_and_marked(rows):
-    names = "raw mu sigma both affine posterior population random_speakers own_statistics"
-    assert " ".join(rows) == names
+    assert " ".join(rows) == "raw mu sigma both affine posterior population random_speakers own_statistics"
     assert [name for name, row in rows.items() if row.is_oracle] == ["own_statistics"]
     assert [name for name, row in rows.items() if row.is_random] == ["random_speakers"]
     assert set(LEGEND) == set(rows)

@@ -25,12 +25,8 @@ def test_predictions_csv_has_a_row_an_utterance(tmp_path):
     unknown = Utterance("u2", Path(), "test1", labels={"arousal": NAN, "valence": 4.52})
     labels = {"arousal": 7.0, "valence": 5.0}
     named = Utterance("u3", Path(), "test1", "s3", gender="Female", seconds=2.5, emotion="anger", labels=labels)
-    predicted = PredictedSet(
-        predictions=np.array([[1.0, 2.0], [3.0, np.float32(4.1)]]),
-        speaker_ids=(None, "s3"),
-        pooled=np.zeros((2, 5)),
-        labels=np.array([[NAN, np.float32(4.52)], [7.0, 5.0]]),
-    )
+    predictions, labels = [[1.0, 2.0], [3.0, np.float32(4.1)]], [[NAN, np.float32(4.52)], [7.0, 5.0]]
+    predicted = PredictedSet(np.array(predictions), (None, "s3"), np.zeros((2, 5)), np.array(labels))
     collected = CollectedSet((unknown, named), predicted)
     frame = run_files.predictions_table(collected, predicted.predictions + 0.1, ("arousal", "valence"))
     run_files.write_csv(tmp_path / "predictions.csv", frame)
@@ -133,9 +129,6 @@ def test_what_a_run_holds(folder):
     run = run_files.read_run(folder)
     (test,) = run.sets
     assert (run.attributes, run.scale, run.chosen, run.fusion) == (("arousal", "valence"), (1, 7), "sigma", "last")
-    assert (test.name, len(test.utterances), list(test.speakers)) == ("test1", 30, ["s00", "s01", "s02"])
-    assert test.speakers["s01"].gender == "Male"
-    assert test.row("raw").scores["valence"].speakers == 3
     assert test.utterances["emotion"].tolist()[:2] == [None, "anger"]
     assert run.training.speaker_ids == ("t1", "t2", "t3", "t4")
     assert test.speaker_ids[:2] == [None, "s00"]

@@ -79,8 +79,8 @@ def test_training_speakers_get_their_own_embeddings_only_when_asked(bundle, synt
 
 def test_calibration_is_causal(bundle_folder, lightning):
     """Of each speaker, the n-th utterance comes out as PLDC over the first n has it, whatever follows."""
-    settings = PLDCSettings(k=3, prior_utterances=0)
-    recognizer = EmotionRecognizer.from_pretrained(bundle_folder, pldc=settings, device="cpu")
+    pldc = PLDCSettings(k=3, prior_utterances=0)
+    recognizer = EmotionRecognizer.from_pretrained(bundle_folder, pldc=pldc, device="cpu")
     paths, speakers = list(lightning), [speaker for _, _, speaker in lightning.values()]
     frame = recognizer.predict(paths, speakers)
     seen = {}
@@ -96,8 +96,8 @@ def test_calibration_is_causal(bundle_folder, lightning):
 def test_enrolling_at_once_or_in_parts_is_one(bundle, recordings):
     once, parts, straight = (EmotionRecognizer(bundle, device="cpu") for _ in range(3))
     once.enroll("anna", recordings[:6])
-    parts.enroll("anna", recordings[0])
-    parts.enroll("anna", recordings[1:6])
+    for some in (recordings[0], recordings[1:6]):
+        parts.enroll("anna", some)
     frames = [each.predict(recordings[6:9], "anna") for each in (once, parts)]
     assert list(frames[0]["calibration_utterances"]) == [7, 8, 9]
     for frame in [*frames[1:], straight.predict(recordings[:9], "anna")[6:].reset_index(drop=True)]:

@@ -284,10 +284,9 @@ def test_near_ones_come_together():
     assert together == np.arange(20).reshape(4, 5).tolist()
 
 
-def some_bank(rng, speakers=12):
-    ids = [f"s{row % speakers:02}" for row in range(20 * speakers)]
-    labels = rng.uniform(1, 7, size=(len(ids), 2))
-    return SpeakerBank.from_utterances(ids, rng.normal(size=(len(ids), 3)), labels, ("arousal", "valence"))
+def some_bank(rng):
+    ids, labels = [f"s{row % 12:02}" for row in range(240)], rng.uniform(1, 7, size=(240, 2))
+    return SpeakerBank.from_utterances(ids, rng.normal(size=(240, 3)), labels, ("arousal", "valence"))
 
 
 @pytest.mark.parametrize("statistics", ["average", "pooled"])
@@ -306,8 +305,7 @@ def test_a_group_lends_what_its_speakers_would(statistics):
 
 
 def test_labels_of_too_few_count_as_none():
-    rng = np.random.default_rng(0)
-    bank = some_bank(rng)
+    bank = some_bank(np.random.default_rng(0))
     bank.count[:10, 1] = 0
     bank.label_mean[:10, 1] = bank.label_std[:10, 1] = np.nan
     groups = grouped_bank(bank, 4, PLDCSettings())

@@ -19,11 +19,10 @@ class Hub:
     """What `huggingface_hub` is asked for, of repositories in memory that have one branch each."""
 
     def __init__(self, cache):
-        self.cache = cache
+        self.cache, self.refuses = cache, False  # refuses uploads
         self.files: dict[str, dict[str, bytes]] = {}  # repository -> name -> content
         self.private: dict[str, bool] = {}
         self.tokens: set[str | None] = set()  # that downloads came with
-        self.refuses = False  # uploads
 
     def create_repo(self, _api, name, *, private, exist_ok):
         assert exist_ok or name not in self.files
