@@ -11,15 +11,13 @@ import pandas as pd
 import pytest
 import soundfile
 
-from ser_personal import EmotionRecognizer
 from ser_personal.audio import decode
 from ser_personal.recognition.network import EmotionNetwork
 
 
-def test_rows_are_those_of_predict(annotate, bundle_folder, talk):
+def test_rows_are_those_of_predict(annotate, recognizer, talk):
     frame = pd.read_csv(annotate(), dtype={"speaker": str})
     paths = sorted(talk.rglob("*.wav"))
-    recognizer = EmotionRecognizer.from_pretrained(bundle_folder, device="cpu")
     expected = recognizer.predict(paths, [path.parent.name for path in paths])
     pd.testing.assert_frame_equal(frame, expected, atol=1e-5, check_dtype=False)
     assert set(frame["calibration_utterances"]) == {1, 2, 3, 4, 5, 6}

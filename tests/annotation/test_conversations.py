@@ -40,7 +40,7 @@ def test_a_call_with_a_party_a_channel_is_two_speakers(call, bundle_folder, tmp_
     np.testing.assert_allclose(by_rttm[VALUES], alone[VALUES], atol=1e-4)
 
 
-def test_channels_that_do_not_fit(call, conversation, bundle_folder, tmp_path, mistake):
+def test_channels_that_do_not_fit(call, conversation, bundle_folder, recognizer, tmp_path, mistake):
     turns, _ = call
     folder = tmp_path / "calls"
     folder.mkdir()
@@ -61,7 +61,6 @@ def test_channels_that_do_not_fit(call, conversation, bundle_folder, tmp_path, m
         ("mono", "has one channel"),
     ):
         assert what in found[name]
-    recognizer = EmotionRecognizer.from_pretrained(bundle_folder, device="cpu")
     for audio, options, what in (
         (folder / "mono.wav", {"channel": "right"}, "has no channel 2, but 1"),
         (folder / "alone.wav", {"channel": "each", "speaker_ids": "anna"}, "speaker_ids: the channels say who speaks"),
@@ -99,7 +98,7 @@ def test_bad_turns_of_some_recordings(conversation, bundle_folder, tmp_path, cap
     assert "name of their recording's file, without extension" in found["somewhere"]
 
 
-def test_the_values_are_those_of_single_files_whoever_says_who_speaks(recordings, bundle_folder, tmp_path):
+def test_the_values_are_those_of_single_files_whoever_says_who_speaks(recordings, recognizer, bundle_folder, tmp_path):
     """Three speakers by turns, as one stereo file and as a file for each."""
     pytest.importorskip("praatio", reason="praatio isn't installed (the extra textgrid)")
     names, files = ["anna", "ben", "eve"], recordings[:9]
@@ -112,7 +111,7 @@ def test_the_values_are_those_of_single_files_whoever_says_who_speaks(recordings
         own = [turn for turn in turns if turn.speaker_id == name]
         soundfile.write(tmp_path / "own" / f"{name}.wav", tracks[:, column], 16_000, subtype="FLOAT")
         (tmp_path / "own" / f"{name}.TextGrid").write_text(textgrid(own, short=True))
-    alone = EmotionRecognizer.from_pretrained(bundle_folder, device="cpu").predict(files, names * 3)
+    alone = recognizer.predict(files, names * 3)
     for audio, *who in (
         ("meeting.wav", "--segments", tmp_path / "meeting.rttm"),
         ("turns.csv", "--speaker-from", "column"),

@@ -125,7 +125,6 @@ def test_mistakes_in_the_tables_are_one_line_each(tables, tmp_path, capsys):
 
     for columns, what in (
         ({"arousal_raw": [""] + [4] * 71}, "utterance test1_0: arousal_raw is '', not a finite"),
-        ({"arousal_label": ["inf"] + [4] * 71}, "utterance test1_0: arousal_label is 'inf'"),
         ({"anger_raw": 4.0}, "predictions of arousal, valence, anger, but label statistics"),
         ({"split": "validation"}, "no test row. Mark test rows by their set"),
     ):

@@ -176,7 +176,6 @@ def test_runs_by_hand_are_named_by_their_folders(runs, capsys):
     assert ser("compare", runs, "--baseline", "vanilla", "--resamples", "200") == 0
     page = (runs / "comparison.md").read_text()
     table = pd.read_csv(runs / "comparison.csv")
-    assert set(table.recipe) == {"papt", "vanilla"}
     best = table[(table.recipe == "papt") & (table.calibration == "raw")].iloc[0]
     assert best.overall_ccc_low < best.overall_ccc < best.overall_ccc_high
     assert best.overall_ccc_difference_low > 0
@@ -310,7 +309,6 @@ def test_predictions_of_another_method_that_cannot_join(runs, mine, mistake):
         (pd.concat([table, table.iloc[:1]]), "lists 1 utterances more than once: u"),
         (pd.concat([table, table.iloc[:1].assign(utterance="other")]), "no run was tested on: other. Give one row"),
         (table.rename(columns={"arousal": "arousal_raw"}), 'no column arousal .found: .*--add "mine=.*mine.csv:raw"'),
-        (table.assign(arousal="high"), "utterance u.*: arousal is 'high', not a finite number"),
         (
             table.assign(arousal=(table.arousal - 1) / 6),
             r"mine.csv: (\d+) of \1 predictions of arousal are outside the labels' scale, 1 to 7. "

@@ -111,9 +111,8 @@ def test_intervals_take_ten_speakers_on_both_sides(toy):
     predictions, labels, speaker_ids = toy
     group_of = {speaker: "few" if speaker in {"s00", "s01"} else "many" for speaker in speaker_ids}
     found = compare(predictions, labels, speaker_ids, group_of)
-    assert found["few"].scores.bias.refused == "2 speakers, an interval needs 10"
-    assert found["many"].scores.bias.refused is None
-    assert found["many"].gap.bias.refused == "2 speakers, an interval needs 10"
+    refused = [found["few"].scores.bias.refused, found["many"].scores.bias.refused, found["many"].gap.bias.refused]
+    assert refused == ["2 speakers, an interval needs 10", None, "2 speakers, an interval needs 10"]
 
 
 def test_speakers_are_divided_by_gender_and_amount_of_speech(tmp_path):
