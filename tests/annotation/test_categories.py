@@ -85,7 +85,6 @@ def test_what_models_of_attributes_alone_have_is_refused(run, recordings, tmp_pa
     annotation = ["annotate", recordings[0], "--model", run / "bundle", "--out", "out.csv", "--device", "cpu"]
     for command, what in (
         ([*export, "--calibration", "pldc"], "predicts categories, which aren't calibrated"),
-        ([*export, "--corpus", "corpus.csv"], "predicts categories, which aren't calibrated"),
         ([*annotation, "--pldc.k", "3"], "predicts emotions, and only attributes are calibrated"),
         ([*annotation, "--profiles", "profiles.safetensors"], "speakers are enrolled to calibrate attributes"),
         (["app", run / "bundle", "--port", 0, "--device", "cpu"], "Use `ser annotate`, then `ser report` of its"),

@@ -1,4 +1,5 @@
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -90,17 +91,10 @@ def ready(folder, **options):
     return running
 
 
-@pytest.mark.parametrize(
-    "logger",
-    [
-        lambda _: False,
-        lambda _: SavesHere(),
-        TensorBoardLogger,
-        lambda folder: TensorBoardLogger(folder / "boards"),
-        CSVLogger,
-        lambda folder: CSVLogger(folder, version=0),
-    ],
-)
+LOGGERS = [lambda _: False, lambda _: SavesHere(), TensorBoardLogger, CSVLogger, partial(CSVLogger, version=0)]
+
+
+@pytest.mark.parametrize("logger", [*LOGGERS, lambda folder: TensorBoardLogger(folder / "boards")])
 def test_each_run_has_a_folder_of_its_own_whatever_logs_it(tmp_path, logger):
     running = [ready(tmp_path, logger=logger(tmp_path)) for _ in range(2)]
     # the last one tests twice

@@ -184,20 +184,12 @@ def page(tmp_path):
         yield page
 
 
-def opened(page, path, width=1280):
-    """Open a page with the table of all its utterances."""
-    page.errors.clear()
-    page.requests.clear()
-    page.open(path, width)
-    page.js("get('all').open = true")
-    page.settle()
-
-
 @needs_chromium
 def test_a_recording_is_played_walked_through_and_looked_at_closely(folder, page):
     reported(folder)
-    meeting = folder / "timeline.html"
-    opened(page, meeting, 390)
+    page.open(folder / "timeline.html", 390)
+    page.js("get('all').open = true")
+    page.settle()
     lane, (start, end) = page.box(".lane"), page.js("[lanes[0].own[1].start, lanes[0].own[1].end]")
     page.click(lane["left"] + page.js(f"x({(start + end) / 2})"), lane["top"] + lane["height"] / 2)
     page.js("new Promise(done => sound.readyState > 1 ? done() : sound.addEventListener('playing', done))")
@@ -212,7 +204,7 @@ def test_a_recording_is_played_walked_through_and_looked_at_closely(folder, page
         page.js("sound.pause()")
         assert page.js(f"chosen.number === Number(document.querySelector({what!r}).dataset.row)")
 
-    opened(page, meeting)
+    page.open(folder / "timeline.html", 1280)
     page.js("lanes[0].svg.focus()")
     for key, chosen in [("ArrowRight", 0), ("ArrowRight", 1), ("ArrowLeft", 0), ("End", -1), ("ArrowRight", -1)]:
         page.press(key)
