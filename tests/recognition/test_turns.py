@@ -32,7 +32,7 @@ def test_segments_of_another_form(recognizer, conversation, tmp_path):
     predict = partial(recognizer.predict, tmp_path / "meeting.wav")
     for segments in ([[(0, 1, "a")], []], [(0, 1, "a", 2, 3)], [(0,)], [("soon", 1, "a")], [[(0, 1), (1, 2)]]):
         refused("segments: isn't one list of turns per recording", predict, segments=segments)
-    refused("meeting.wav: no speech was found", predict, segments=[])
+    refused("meeting.wav: has no turns", predict, segments=[])
     refused("speaker_ids: the segments say who speaks", predict, segments=[(0, 1, "a")], speaker_ids="anna")
     refused("meeting.wav: turn of a from 2 to 1 s isn't in the recording", predict, segments=[(2, 1, "a")])
 
