@@ -99,15 +99,18 @@ def find_sound_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise UserError("no such folder", where=folder, remedy=remedy)
     found: list[Path] = []
-    listed = set()
-    for place, inside, names in os.walk(folder, followlinks=True, onerror=refuse):
-        inside[:] = sorted(name for name in inside if not name.startswith("."))
-        if (real := os.path.realpath(place)) in listed:
-            inside.clear()
-            continue
-        listed.add(real)
-        paths = (Path(place, name) for name in names if not name.startswith("."))
-        found += [path for path in paths if path.suffix.lower() in SOUND_FILES]
+    folders, listed = [folder], set()
+    # links after all else, so that what is in the folder itself keeps its own path, and with it its speaker
+    for start in folders:
+        for place, inside, names in os.walk(start, onerror=refuse):
+            inside[:] = sorted(name for name in inside if not name.startswith("."))
+            if (real := os.path.realpath(place)) in listed:
+                inside.clear()
+                continue
+            listed.add(real)
+            folders += [path for path in map(Path(place).joinpath, inside) if path.is_symlink()]
+            paths = (Path(place, name) for name in names if not name.startswith("."))
+            found += [path for path in paths if path.suffix.lower() in SOUND_FILES]
     if not found:
         raise UserError("holds no sound file", where=folder, remedy=remedy)
     return sorted(found, key=lambda path: ([by_numbers(part) for part in path.with_suffix("").parts], path))
