@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import TypedDict
+from typing import TypedDict, TypeVar
 from weakref import WeakSet
 
 import numpy as np
@@ -27,7 +27,8 @@ _KINDS: dict[str, type[Encoder]] = {
     **{kind.model_type: kind for kind in (LogMelEncoder, MFCCEncoder, CachedFeatures)},
     "whisper": WhisperEncoder,
 }
-_OF_MODELS: WeakSet[Encoder] = WeakSet()
+_OF_MODELS: WeakSet[nn.Module] = WeakSet()
+Part = TypeVar("Part", bound=nn.Module)
 # transformers' settings beside those of dropout that change no frame in a test
 _NOT_OF_FRAMES = ("_name_or_path", "transformers_version")
 
@@ -35,6 +36,17 @@ _NOT_OF_FRAMES = ("_name_or_path", "transformers_version")
 def saved_encoder(config: str) -> Encoder:
     """Make an encoder of the kind that a saved `Encoder.config` describes, not built yet."""
     return _KINDS.get(json.loads(config).get("model_type"), HubertEncoder)()
+
+
+def own(part: Part, *, copy: bool = False) -> Part:
+    """Make a part, or a copy of it, a model's own; another model's is refused."""
+    # a fit would train the other's weights, or make them again unnoticed
+    if part in _OF_MODELS:
+        remedy = "Make a new one; papt_checkpoint or initial_checkpoint hands trained weights on"
+        raise UserError("is part of another model", where=type(part).__name__, remedy=remedy)
+    part = deepcopy(part) if copy else part
+    _OF_MODELS.add(part)
+    return part
 
 
 class EncoderDescription(TypedDict):
@@ -54,12 +66,7 @@ class PersonalizedEncoder(nn.Module):
     def __init__(self, encoder: Encoder, speakers: SpeakerRepresentation, fusion: FusionName) -> None:
         super().__init__()
         require_one_of("fusion", fusion, FusionName)
-        # a fit of this one would train the other's weights, or make them again
-        if encoder in _OF_MODELS:
-            remedy = "Make a new one; papt_checkpoint or initial_checkpoint hands trained weights on"
-            raise UserError("is part of another model", where=type(encoder).__name__, remedy=remedy)
-        _OF_MODELS.add(encoder)
-        self.encoder, self.speakers = encoder, deepcopy(speakers)
+        self.encoder, self.speakers = own(encoder), own(speakers, copy=True)
         self.fusion_name: FusionName = fusion
         self.fusion: Fusion | None = None
         self.pretrained_on: frozenset[str] = frozenset()

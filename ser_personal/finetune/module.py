@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from copy import deepcopy
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
@@ -22,7 +21,7 @@ from ser_personal.encoder.module import (
     naming_checkpoint,
     read_checkpoint,
 )
-from ser_personal.encoder.personalized import PersonalizedEncoder
+from ser_personal.encoder.personalized import PersonalizedEncoder, own
 from ser_personal.encoder.raw import CachedFeatures
 from ser_personal.errors import UserError, as_names
 from ser_personal.finetune.concordance import CCCLoss, EmotionLoss
@@ -120,7 +119,7 @@ class FineTuning(PersonalizedModule):
             raise UserError(what, where=f"--model.papt_checkpoint {papt_checkpoint}", remedy=remedy)
         super().__init__(PersonalizedEncoder(encoder, speakers or SpeakerEmbedding(), fusion or "none"))
         self.save_hyperparameters(ignore=["encoder", "speakers", "interpreter", "loss", "lora"])
-        self.interpreter = deepcopy(interpreter)
+        self.interpreter = own(interpreter, copy=True)
         self.lora = lora
         # utterances whose labels this model, or one that it started from, was trained on
         self.trained_on: frozenset[str] = frozenset()

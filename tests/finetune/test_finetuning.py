@@ -175,7 +175,9 @@ def test_models_of_the_same_objects_share_no_weights(data, tmp_path):
     before = {name: weight.clone() for name, weight in first.state_dict().items()}
     fit(finetuning(**options), data, tmp_path, max_steps=2)
     assert_same(first.state_dict(), before)
-    refused("TinyEncoder: is part of another model. Make a new one", finetuning, encoder=encoder)
+    trained = {"speakers": first.personalized.speakers, "interpreter": first.interpreter}
+    for name, part in {"encoder": encoder, **trained}.items():
+        refused(f"{type(part).__name__}: is part of another model. Make a new one", finetuning, **{name: part})
 
 
 def test_another_fit_counts_as_well_and_goes_on_with_the_same_speakers(data, papt_checkpoint, tmp_path, monkeypatch):
