@@ -42,7 +42,7 @@ _PATHS = frozenset({"path", "file", "FileName"})
 _SPEAKERS = frozenset({"speaker", "speaker_id", "SpkrID"})
 # columns whose cells are names, whatever they look like
 _NAMES = _PATHS | {"speaker", "split", "gender", "emotion", "id", "utterance"}
-_FLOAT = re.compile(r"\d+\.0")
+_WHOLE = re.compile(r"\d+(\.0)?")
 _DECIMAL_COMMA = re.compile(r"^([+-]?\d+),(\d+)$")
 # what others call the columns that are known here
 _SYNONYMS = {
@@ -126,7 +126,7 @@ def read_rows(
         raise UserError("holds no row", where=path, remedy="Give a table with at least one row")
     for name in header:
         # other tools make floats of whole numbers where a cell is blank
-        if name in _SPEAKERS and all(_FLOAT.fullmatch(row[name]) for row in rows if row[name]):
+        if name in _SPEAKERS and all(_WHOLE.fullmatch(row[name]) for row in rows if row[name]):
             for row in rows:
                 row[name] = row[name].removesuffix(".0")
     return rows
