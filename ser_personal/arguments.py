@@ -209,6 +209,8 @@ _UNKNOWN = re.compile(r"(?:unrecognized arguments: --|[Oo]ption ')([\w.]+)")
 _KEY = re.compile(r'Parser key "([^"]+)"')
 _PLAIN = {
     r"^(.*) does not conform to restriction (.*)": r"\1 is out of range (\2)",
+    r"^Expected a <class '(\w+)'>\. Got value: (.*)": r"\2 is no \1",
+    r"^Expected a typing\.Literal\[(.*)\]\. Got value: (.*)": r"\2 is none of \1",
     r"^Expected a dot import path string: (.*)": r"\1 is no class to choose here",
     r"\b(?:fit|validate|test|predict)\.(data|model)\b": r"--\1",
 }

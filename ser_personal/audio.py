@@ -342,7 +342,7 @@ def _refuse_channels(envelopes: Sequence[NDArray[np.float64]], path: Path) -> No
     elif voices.shape[1] > 1 and len(voices) > 1 and np.corrcoef(voices.T).min() < TOGETHER:
         wrong = VOICES
     if wrong is not None:
-        remedy = "Keep one channel, or give each one a file of its own"
+        remedy = "Keep one channel, or give each one a file of its own (`ser annotate` has --channel left and each)"
         raise UserError(f"has {len(power)} {wrong}", where=path, remedy=remedy)
 
 

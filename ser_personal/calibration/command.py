@@ -58,6 +58,12 @@ def read_predictions(
     if not attributes:
         what = f"no column whose name ends in {end} (found: {', '.join(rows[0])})"
         raise UserError(what, where=path, remedy=f"Name the columns by attribute, such as arousal{end}")
+    for label in (f"{attribute}_label" for attribute in attributes):
+        meant = {label.lower(), label.lower().removesuffix("_label")}
+        unread = next((column for column in rows[0] if column.lower() in meant), None)
+        if label not in rows[0] and unread is not None:
+            remedy = f"Did you mean {label}? Rename it so, or to something else if it holds no labels"
+            raise UserError(f"column {unread} isn't read", where=path, remedy=remedy)
     name, times = Counter(row["utterance"] for row in rows).most_common(1)[0]
     if times > 1:
         raise UserError(f"lists utterance {name} {times} times", where=path, remedy="Keep one of the rows")

@@ -191,13 +191,14 @@ def conditions_of(pl_module: Any, data: Any, utterances: Sequence[Utterance]) ->
     def speakers_in(hashes: Collection[str], among: Sequence[Utterance]) -> set[object]:
         return {who(each) for each in among if utterance_hash(each) in hashes}
 
-    labels_here, audio_here = speakers_in(trained_on, utterances), speakers_in(model.pretrained_on, utterances)
+    labels_here = speakers_in(trained_on, utterances)
+    transductive = speakers_in(model.pretrained_on, utterances) - labels_here
     labelled = {*data.train_speaker_ids} | speakers_in(trained_on, data.utterances) | labels_here
     # TAPT knows speakers whom no table has
     adapted = {*model.embedded_speakers} | speakers_in(model.pretrained_on, data.utterances)
 
     def condition(speaker: object) -> str:
-        if speaker in audio_here - labels_here:
+        if speaker in transductive:
             return "transductive"
         if speaker in labelled:
             return "labelled"

@@ -42,8 +42,8 @@ def report(
             recordings, .csv or .parquet.
         resamples: draws of the speakers for each interval.
         seed: of these draws.
-        audio: of annotated recordings, the folder that the table's files lie in; files that aren't in it are looked for
-            as without it, in the current folder and the table's.
+        audio: of annotated recordings, the folder that the table's files lie in, by their paths or, where no two
+            are called alike, by their names; the others are looked for in the current folder and the table's.
         out: of annotated recordings, the page; timeline.html beside the table if null.
     """
     from rich.console import Console

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from base64 import b64encode
+from collections import Counter
 from dataclasses import dataclass
 from io import BytesIO
 from math import isfinite, isnan, nan
@@ -85,13 +86,16 @@ def write_timelines(table: Path, audio: Path | None = None, out: Path | None = N
         what = f"holds {len(found)} recordings, and at most {MOST_PAGES} get a page each"
         raise UserError(what, where=table, remedy="Annotate fewer at once, or cut the table")
     folders = [Path(), table.parent] if audio is None else [audio, Path(), table.parent]
+    count = Counter(timeline.name for timeline in found)
     named: dict[str, Any] = {"table": table.name, "source": source}
     several = len(found) > 1
     lines, listed = [], []
     for number, timeline in enumerate(found, 1):
         name = "".join(sign if sign.isalnum() or sign in "-_" else "_" for sign in Path(timeline.name).stem)
         page = index.with_suffix("") / f"{number:03}_{name[:80]}.html" if several else index
-        paths = (folder / timeline.file for folder in folders)
+        paths = [folder / timeline.file for folder in folders]
+        # moved from elsewhere; of two recordings of one name it may be either
+        paths += [audio / timeline.name] if audio is not None and count[timeline.name] == 1 else []
         path = next(filter(Path.is_file, paths), None)
         if path is None:
             lines.append(f"no sound of {timeline.file}: no such file; --audio FOLDER gives the folder of these files")

@@ -132,6 +132,9 @@ def test_mistakes_in_the_tables_are_one_line_each(tables, tmp_path, capsys):
         refused(what, predictions=tmp_path / "changed.csv")
     pd.concat([TRAIN[:12].assign(split="validation"), TEST]).to_csv(tmp_path / "known.csv", index=False)
     refused("known.csv: 1 of its speakers are in the bank .*: train 00", predictions=tmp_path / "known.csv")
+    for column in ("arousal", "Arousal_Label"):
+        TEST.rename(columns={"arousal_label": column}).to_csv(tmp_path / "changed.csv", index=False)
+        refused(rf"column {column} isn't read. Did you mean arousal_label\?", predictions=tmp_path / "changed.csv")
     TEST[["utterance", "speaker"]].to_csv(tmp_path / "bare.csv", index=False)
     refused("no column whose name ends in _label", bank=tmp_path / "bare.csv")
     refused("predictions.csv: no training row", bank=tables["predictions"])

@@ -151,7 +151,7 @@ def test_long_recordings_have_a_page_each_and_are_played_from_their_file(folder,
     here = folder / "in here"
     here.mkdir()
     sound(here / "é #1.wav", 20)
-    write(folder / "predictions.csv", [*rows_of("é #1.wav", 20), *rows_of("gone.wav", 20)])
+    write(folder / "predictions.csv", [*rows_of("/elsewhere/é #1.wav", 20), *rows_of("gone.wav", 20)])
     index = reported(folder, "--audio", here)
     assert "2 recordings of predictions.csv" in index
     assert re.findall(r'<a href="timeline/00([^"]+).html"', index) == ["1_%C3%A9__1", "2_gone"]
