@@ -58,7 +58,7 @@ MISTYPED = [
     ("unknown, of the model", ["--model.speed", "1"], "--model: Option 'speed' is not accepted"),
     ("unknown", ["--speed", "1"], "unrecognized arguments: --speed 1"),
     ("no number", ["--model.learning_rate", "fast"], "--model.learning_rate: .*'fast'"),
-    ("no choice", ["--model.fusion", "middle"], "--model.fusion: .*'first', .* middle"),
+    ("no choice", ["--model.fusion", "middle"], "--model.fusion: middle is none of .*'first'"),
     ("of no class", ["--model.interpreter.dropout", "0"], "--model.interpreter: .*Interpreter is abstract"),
     ("no value", ["--trainer.max_epochs"], "argument --trainer.max_epochs.*: expected one argument"),
 ]
