@@ -66,7 +66,7 @@ def _predictions(table: str, checkpoint: Path) -> bytes:
     for split in data.corpus.splits.sets:
         for batch in trainer.predict(model, data.split_dataloader(split)) or []:
             collector.keep(trainer, model, batch)
-    collected = collector.collected(trainer)
+    collected = collector.take_collected(trainer)
     assert collected is not None, "more than one process"
     utterances = collected.utterances
     content = io.BytesIO()
