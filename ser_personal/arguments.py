@@ -64,7 +64,6 @@ def with_found_configs(arguments: Sequence[str]) -> list[str]:
 
 
 def _is_yaml(config: str) -> bool:
-    """Whether the value of --config is YAML itself, and no path."""
     return "\n" in config or ("{" in config and not os.path.isfile(config))  # noqa: PTH113  (of a long one, Path raises)
 
 
@@ -114,7 +113,6 @@ def without(flags: Collection[str], arguments: Sequence[str]) -> list[str]:
 
 
 def _values_at(flags: Collection[str], arguments: Sequence[str]) -> Iterator[tuple[int, str]]:
-    """Each value with the position of the word that holds it."""
     for position, argument in enumerate(arguments):
         flag, equals, value = argument.partition("=")
         if flag in flags and equals:

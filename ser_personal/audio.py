@@ -235,7 +235,6 @@ def is_silent(waveform: NDArray[np.float32]) -> bool:
 
 @contextmanager
 def _open(path: Path) -> Iterator[soundfile.SoundFile]:
-    """Open a file, and say in a line what is wrong with it, then or while it is read."""
     try:
         # opening a pipe would wait for its writer for ever
         if path.exists() and not path.is_file():

@@ -161,7 +161,6 @@ def find_user_error(error: BaseException) -> UserError | None:
 
 
 def _pointer_behind(mistake: UserError) -> UserError | None:
-    """The error to print instead, where the file is only a pointer of Git LFS or git-annex."""
     try:
         refuse_pointer(Path(str(mistake.where).removeprefix("encoder ").partition(", line ")[0]))
     except (UserError, OSError, ValueError) as error:

@@ -115,7 +115,6 @@ def _configs(*names: str) -> list[str]:
 
 
 def _pipeline(stages: Stages, folder: Path, speakers: int, utterances: int, seed: int, *, full: bool) -> Path:
-    """Make a corpus, train on it and test, -> the folder of PAPT-FT's test run."""
     from ser_personal.calibration.table import decimal
 
     corpus, labels = folder / "corpus", folder / "pseudo_labels"
@@ -155,7 +154,6 @@ def _pipeline(stages: Stages, folder: Path, speakers: int, utterances: int, seed
 
 
 def _tested(folder: Path) -> list[str]:
-    """What a test run shows of arousal, with the verdicts."""
     from ser_personal.calibration.table import decimal
     from ser_personal.evaluation.run_files import RIDGE, read_run
     from ser_personal.report.bootstrap import Bootstrap, signed, verdicts
@@ -179,7 +177,6 @@ def _tested(folder: Path) -> list[str]:
 
 
 def _look(stages: Stages, folder: Path, run: Path, seed: int, speakers: int) -> None:
-    """Make what there is to open: the report, and a conversation of two new voices, annotated."""
     from ser_personal.corpus.synthetic import converse
 
     with stages.stage("report") as found:

@@ -174,7 +174,6 @@ def annotate(
 
 
 def _find(audio: str, speaker_from: SpeakerFrom | None, segments: str | None, channel: Channel) -> list[Recording]:
-    """List the recordings, or the channels of them, with the turns in them."""
     if speaker_from in ("folder", "column") and (segments is not None or channel == "each"):
         what, remedy = "the segments or channels say who speaks", "Leave --speaker_from out, or give none"
         raise UserError(what, where=f"--speaker_from {speaker_from}", remedy=remedy)
@@ -197,7 +196,6 @@ def import_trusted(module: str | None) -> None:
 def _run(
     recognizer: EmotionRecognizer, recordings: Sequence[Recording], journal: Journal, *, keep_vectors: bool
 ) -> None:
-    """Annotate the recordings that the journal lacks."""
 
     def entries_of(outcome: Utterances) -> list[Entry]:
         rows = [_rounded(row) for row in recognizer.rows(outcome, journal.profiles)]
@@ -213,7 +211,6 @@ def _run(
 
 
 def _announce(recognizer: EmotionRecognizer, recordings: Sequence[Recording], done: int, cutter: str) -> None:
-    """Say what is annotated, and who isn't calibrated."""
     speakers = set().union(*(one.speaker_ids for one in recordings if one.fault is None))
     who = counted(len(speakers - {None}), "speaker")
     resumed = f"; resuming after {done}" if done else ""

@@ -295,7 +295,6 @@ class Handler(BaseHTTPRequestHandler):
         self._send(json.dumps(answer).encode(), "application/json")
 
     def _recognise(self, asked: dict[str, str]) -> dict[str, Any]:
-        """Keep the body, turns first and then the sound, and recognise it."""
         size, of_turns = int(self.headers["Content-Length"]), int(asked.get("turns_bytes", 0))
         if size > LARGEST_UPLOAD:
             what = f"{size / 2**20:.0f} MB, and at most {LARGEST_UPLOAD / 2**20:.0f} MB are taken"

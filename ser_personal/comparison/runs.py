@@ -275,7 +275,6 @@ def added_run(argument: str, runs: Sequence[ComparedRun]) -> ComparedRun:
 
 
 def _tested_utterances(runs: Sequence[ComparedRun]) -> pd.DataFrame:
-    """Utterance, speaker, split and labels of all that the runs were tested on."""
     import pandas as pd
 
     names = ("utterance", "speaker", "split")

@@ -116,7 +116,6 @@ def check(corpus: Corpus | str, write: str | None = None, *, decode: bool = True
 
 
 def _write(finding: Finding, corpus: Corpus, path: Path, console: Console) -> list[Problem]:
-    """Write the usable part and the problems, -> what is still wrong."""
     left_out = {problem.left_out for problem in finding.problems}
     usable = [utterance for utterance in finding.utterances if utterance.utterance_id not in left_out]
     if not usable:
@@ -215,7 +214,6 @@ def _label_problems(utterances: Sequence[Utterance], scale: tuple[float, float])
 
 
 def _same_sounds(utterances: Sequence[Utterance], sounds: Sequence[Sound]) -> Iterator[Problem]:
-    """Find utterances of the same samples, whatever container and tags they have."""
     groups = defaultdict(list)
     for utterance, sound in zip(utterances, sounds, strict=True):
         if sound.content is not None:
@@ -229,7 +227,6 @@ def _same_sounds(utterances: Sequence[Utterance], sounds: Sequence[Sound]) -> It
 
 
 def _overlapping(utterances: Sequence[Utterance]) -> Iterator[Problem]:
-    """Find parts of a recording that are in train and in another split."""
     of_path = defaultdict(list)
     for utterance in utterances:
         of_path[utterance.path].append((utterance.start or 0.0, utterance))
@@ -270,7 +267,6 @@ def _show(finding: Finding, console: Console) -> None:
 
 
 def _print(problems: Iterable[Problem], console: Console) -> None:
-    """Print a line for each kind of problem, what stops training first."""
     groups = defaultdict(list)
     for problem in sorted(problems, key=lambda problem: not problem.kind.fatal):
         groups[problem.kind].append(str(problem))

@@ -196,7 +196,6 @@ def _header(cells: Sequence[str], any_case: Collection[str], path: Path) -> list
 
 
 def _check_columns(header: Sequence[str], required: Collection[str], read: Collection[str], path: Path) -> None:
-    """Refuse a table without a column that is needed, or with one that would go unnoticed."""
     missing = [name for name in required if name not in header]
     if missing:
         what = f"no column {', '.join(missing)} (found: {', '.join(header) or 'none'})"

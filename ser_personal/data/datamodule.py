@@ -250,7 +250,6 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
         return self._load(sampler, trains=True)
 
     def _report(self, sampler: BucketBatchSampler, accumulated: int) -> None:
-        """Log how much audio a step has on all devices together, and what an epoch trains on twice."""
         plan, processes = sampler.plan(epoch=0), sampler.world_size
         lengths = [self.length_of(self.utterances[i]) for i in chain(*plan)]
         # the last one of an epoch may be of fewer batches

@@ -114,7 +114,6 @@ class EmotionDataModule(SpeechDataModule[EmotionBatch]):
             self.indices_of(self.tested_splits)
 
     def _require_different_labels(self) -> None:
-        """Refuse a validation set on which no epoch's model can be better than another's."""
         if self.trainer and self.trainer.limit_val_batches == 0:
             return
         utterances = [self.utterances[i] for i in self.indices_of(["validation"])]

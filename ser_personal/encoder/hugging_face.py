@@ -142,7 +142,6 @@ class PretrainedEncoder(Encoder):
         return AutoModel.from_config(config)
 
     def _load(self, saved: dict[str, Any]) -> Any:
-        """Load the network from hub or folder, its config from there too where none is saved."""
         from transformers import AutoConfig, AutoModel
 
         where = f"encoder {self.pretrained}"

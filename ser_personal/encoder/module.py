@@ -164,7 +164,6 @@ class PersonalizedModule(LightningModule):
         return {"speakers": self.personalized.speakers}
 
     def _arguments_in_python(self) -> dict[str, Any]:
-        """What the command line keeps by itself: the classes of the model and of its parts, by which both are made."""
         kept: dict[str, Any] = {"_instantiator": "lightning.pytorch.cli.instantiate_module"}
         # other programs can't import a class of a script or notebook: it has to be passed
         if type(self).__module__ != "__main__":

@@ -333,7 +333,6 @@ def _read(folder: Path) -> RunFiles:
 
 
 def _baseline_rows(folder: Path, split: str, attributes: tuple[str, ...]) -> list[tuple[str, Any]]:
-    """The rows of baseline.json, where configs/ridge.yaml wrote one of all attributes."""
     splits = read_json(folder / BASELINE)["splits"] if (folder / BASELINE).is_file() else {}
     rows = splits.get(split, {"rows": {}})["rows"].items()
     return [(name, content) for name, content in rows if content["attributes"].keys() >= set(attributes)]

@@ -91,7 +91,6 @@ def _concordance(predictions: Tensor, labels: Tensor, weights: Tensor | None = N
 
 
 def _checked(predictions: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in float32 at least, their shapes checked."""
     if predictions.shape != labels.shape or predictions.ndim not in {1, 2}:
         raise UserError(
             f"predictions {tuple(predictions.shape)} and labels {tuple(labels.shape)} don't match",

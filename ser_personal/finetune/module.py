@@ -324,7 +324,6 @@ class FineTuning(PersonalizedModule):
 
 
 def _read(path: str, part: str, kind: str, remedy: str) -> dict[str, Any]:
-    """Read a checkpoint that has such a part."""
     checkpoint = read_checkpoint(path)
     if not any(name.startswith(part) for name in checkpoint["state_dict"]):
         raise UserError(f"isn't a {kind}", where=path, remedy=remedy)

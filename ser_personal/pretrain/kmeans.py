@@ -200,7 +200,6 @@ def _report(out: str) -> None:
 
 
 def _refuse_other(codebook: Codebook, expected: MadeWith, where: str, remedy: str) -> None:
-    """Refuse a codebook that was made with other settings, or fitted on another teacher's frames."""
     before = codebook.made_with
     differing = [
         f"{key} {before.get(key, 'not set')}, now {expected.get(key, 'not set')}"

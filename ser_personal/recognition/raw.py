@@ -155,7 +155,6 @@ def _is_long(recording: Recording) -> bool:
 
 
 def _outcome(work: Callable[[Recording], Result], recording: Recording) -> Result | UserError:
-    """What some work on a recording gives, or what is wrong with it, so that the others are done."""
     try:
         return work(recording)
     except UserError as error:

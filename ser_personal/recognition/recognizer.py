@@ -243,7 +243,6 @@ class EmotionRecognizer:
         return self.profiles[speaker_id]
 
     def _label_rows(self, labels: Mapping[str, ArrayLike], recordings: Sequence[Recording]) -> NDArray[np.float64]:
-        """Labels by attribute -> (recordings, attributes), NaN where missing."""
         rows = np.full((len(recordings), len(self.attributes)), np.nan)
         low, high = self.bundle.scale or (-sys.float_info.max, sys.float_info.max)
         for attribute, values in labels.items():

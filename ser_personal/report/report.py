@@ -76,7 +76,6 @@ def report(
 
 
 def _page(run: RunFiles, found: Audit, figures: dict[str, dict[str, list[Drawing]]]) -> bytes:
-    """Make report.html of a run, its audit and its drawings."""
     asked = {test.name: {one: verdicts(run, test, one, found.bootstrap) for one in run.attributes} for test in run.sets}
     numbers = (interval, signed_interval, decimal)
     filters: dict[str, Any] = {"svg": as_svg, **{function.__name__: function for function in numbers}}

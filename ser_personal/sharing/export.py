@@ -256,7 +256,6 @@ def uncalibrated(module: FineTuning, bank: SpeakerBank | None) -> Bundle:
 
 
 def _refuse_single_speakers(bank: SpeakerBank | None, embedded: Sequence[str]) -> None:
-    """Refuse to publish what was learnt of single speakers, by name or without."""
     if bank is not None or embedded:
         instead = "--anonymise" if bank is None else "--group_speakers 5"
         what = f"would publish {'embeddings' if bank is None else 'voice vectors'} of single speakers, biometric data"
@@ -265,7 +264,6 @@ def _refuse_single_speakers(bank: SpeakerBank | None, embedded: Sequence[str]) -
 
 
 def _find_bank(checkpoint: str, named: str | None, model: str) -> SpeakerBank | None:
-    """The bank that is named, or lies beside the checkpoint; that of another model is refused."""
     path = Path(named or Path(checkpoint).with_suffix(".speaker_bank.safetensors"))
     if named is None and not path.is_file():
         return None
@@ -278,7 +276,6 @@ def _find_bank(checkpoint: str, named: str | None, model: str) -> SpeakerBank | 
 
 
 def _refuse_other_training_set(bank: SpeakerBank, corpus: Corpus) -> None:
-    """Refuse a bank that a test on other training speakers or labels made."""
     # by labels alone: training audio may be gone
     training = [each for each in corpus.splits.train if not all(map(np.isnan, each.labels.values()))]
     rows_of = rows_by_speaker([utterance.speaker_id for utterance in training])
@@ -369,7 +366,6 @@ def calibrate_validation(
 def _mean_scores(
     predictions: NDArray[np.float64], validation: PredictedSet, attributes: tuple[str, ...]
 ) -> tuple[float, float]:
-    """O-CCC and A-CCC, means of the attributes."""
     scores = score(predictions, validation.labels, validation.speaker_ids, attributes).values()
     overall, average = np.array([[one.overall_ccc, one.average_ccc] for one in scores]).mean(axis=0)
     return float(overall), float(average)

@@ -90,7 +90,6 @@ def import_model(
 
 @contextmanager
 def _files_of(model: str, revision: str | None) -> Iterator[Path]:
-    """The folder with the model's files, downloaded or unpacked where need be."""
     from ser_personal.recognition.bundle import download
 
     path = Path(model)

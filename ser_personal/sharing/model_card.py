@@ -106,7 +106,6 @@ def _results(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _eval_results(bundle: Bundle, splits: Mapping[str, Any], options: CardOptions) -> Iterator[EvalResult]:
-    """What the test found, for the hub's `model-index`."""
     from huggingface_hub import EvalResult
 
     dataset = ", ".join(options.datasets) or "the corpus it was trained on"

@@ -206,7 +206,6 @@ def _check_rate(config: dict[str, Any], name: str) -> None:
 
 
 def _known(kind: str, config: dict[str, Any]) -> dict[str, Any]:
-    """What says how the encoder is built, without how it was fine-tuned."""
     from transformers import AutoConfig
 
     names = AutoConfig.for_model(kind).to_dict().keys() - {"id2label", "label2id", "architectures", "dtype"}
@@ -309,7 +308,6 @@ def _in_our_names(weights: dict[str, Tensor], dim: int) -> dict[str, Tensor]:
 
 
 def _load(network: Any, weights: dict[str, Tensor], name: str) -> None:
-    """Load all weights of a network, exactly these."""
     own = {layer: tuple(weight.shape) for layer, weight in network.state_dict().items()}
     given = {layer: tuple(weight.shape) for layer, weight in weights.items()}
     for layer in sorted(own.keys() | given.keys()):

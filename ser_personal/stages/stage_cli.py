@@ -354,7 +354,6 @@ def _stage_checkpoints(trainer: dict[str, Any], ending: str = "") -> list[Path]:
 
 
 def _while_restoring(error: BaseException) -> bool:
-    """Whether Lightning was restoring a checkpoint when it failed."""
     return any(
         frame.f_globals["__name__"] == RESTORING and frame.f_code.co_name.lstrip("_").startswith(("restore", "resume"))
         for frame, _ in walk_tb(error.__traceback__)

@@ -114,7 +114,6 @@ def leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _is_same(one: str, other: str) -> bool:
-    """Whether two paths name one class: ours are also found in the package itself."""
     ours = all(path.startswith("ser_personal.") for path in (one, other))
     return one == other or (ours and _short(one) == _short(other))
 

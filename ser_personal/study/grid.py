@@ -303,7 +303,6 @@ def _division(study: Study) -> tuple[str, Preparation | None]:
 
 
 def _corpus_class(path: str, **arguments: Any) -> str:
-    """A table, or a folder that may be still to be made, as a corpus class with further arguments."""
     is_csv_corpus = is_table(Path(path)) or (Path(path) / TABLE).is_file()
     kind, argument = ("CSVCorpus", "path") if is_csv_corpus else ("MSPPodcast", "root")
     return json.dumps({"class_path": kind, "init_args": {argument: path, **arguments}})

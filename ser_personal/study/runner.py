@@ -261,7 +261,6 @@ def hash_inputs(runs: Sequence[GridRun], corpus: str) -> dict[str, str]:
 
 
 def _config_contents(runs: Sequence[GridRun]) -> dict[str, dict[str, Any]]:
-    """Config's name -> content."""
     paths = {name: str(find_config(name)) for run in runs for stage in run.stages for name in stage.configs}
     contents = read_configs([word for path in paths.values() for word in ("--config", path)])
     return {name: contents[path] for name, path in paths.items()}
