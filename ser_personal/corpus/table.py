@@ -149,7 +149,6 @@ def _note(path: Path, what: str) -> None:
 
 
 def _lines(text: str, separator: str, path: Path) -> Iterator[tuple[str, list[str]]]:
-    """Read a table's lines that aren't blank, -> where each is, and its cells."""
     reader = csv.reader(StringIO(text, newline=""), strict=True, delimiter=separator)
     try:
         yield from ((f"{path}, line {reader.line_num}", cells) for cells in reader if cells)

@@ -220,7 +220,6 @@ def _norm_over_real_frames(hidden: Tensor, lengths: Tensor, norm: nn.GroupNorm) 
 
 @contextmanager
 def _kept_states(layers: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
-    """Keep what enters the first of these layers and comes out of each in this thread's forward pass."""
     states: list[Tensor] = []
     thread = get_ident()
 

@@ -276,7 +276,6 @@ class FineTuning(PersonalizedModule):
         return loss
 
     def _some_as_unseen(self, batch: EmotionBatch) -> EmotionBatch:
-        """Make a share of the utterances count as those of unseen speakers, without speaker features."""
         unseen = torch.rand(len(batch["speaker_ids"])) < self.hparams["unseen_share"]
         pairs = zip(batch["speaker_ids"], unseen.tolist(), strict=True)
         some: dict[str, Any] = {**batch, "speaker_ids": [None if hidden else speaker for speaker, hidden in pairs]}

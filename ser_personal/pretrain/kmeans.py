@@ -166,7 +166,6 @@ def kmeans(
 def _write_pseudo_labels(
     teacher: nn.Module, data: PseudoLabelData, codebook: Codebook, out: str, source: PseudoLabelSource, **on: Any
 ) -> None:
-    """Write the pseudo-labels of utterances that have none yet, each process those of its share of the batches."""
     store = PseudoLabels.create(out, source)
     centroids = torch.from_numpy(codebook.centroids)
     utterance_ids = [utterance.utterance_id for utterance in data.utterances]

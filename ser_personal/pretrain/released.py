@@ -89,7 +89,6 @@ def import_released(file: str, out: str, codebook: str | None = None, *, replace
 
 
 def _head(content: Any, path: Path) -> tuple[dict[str, Tensor], str]:
-    """The head's weights, its label embeddings in the order of clusters, and whether that is known or assumed."""
     try:
         weight, bias, embeddings = (content["model"][name].detach().float() for name in HEAD)
         dictionaries = (content.get("task_state") or {}).get("dictionaries")

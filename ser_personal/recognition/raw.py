@@ -98,7 +98,6 @@ class RawRecognizer:
         ]
 
     def _alone(self, recording: Recording) -> Utterances:
-        """Raw predictions of a recording; a long one is cut at pauses, by the level of a block where by level."""
         return Utterances(recording, [one for pieces in self._cuts(recording) for one in self._predict(pieces)])
 
     def _cuts(self, recording: Recording) -> Iterator[list[_Piece]]:

@@ -289,7 +289,6 @@ def _refuse_other_training_set(bank: SpeakerBank, corpus: Corpus) -> None:
 
 
 def _find_metrics(beside: set[str], model: str) -> dict[str, Any] | None:
-    """The newest metrics.json of a test of this model, beside these files or below; None without any."""
     tests = []
     for path in chain.from_iterable(Path(file).parent.rglob("metrics.json") for file in beside):
         try:

@@ -100,7 +100,6 @@ def model_card(
 
 
 def _results(content: Mapping[str, Any]) -> dict[str, Any]:
-    """One test set without its oracles, scores read."""
     rows = {name: from_json(row["attributes"]) for name, row in content["rows"].items() if not row["is_oracle"]}
     return {"utterances": content["utterances"], "speakers": content["speakers"], "rows": rows}
 

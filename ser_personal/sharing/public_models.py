@@ -88,7 +88,6 @@ def _weights(folder: Path, name: str) -> dict[str, Tensor]:
 
 
 def _parts(weights: dict[str, Tensor], prefixes: tuple[str, ...], name: str) -> list[dict[str, Tensor]]:
-    """The weights under each prefix, without it; all weights are under one."""
     parts = [_under(prefix, weights) for prefix in prefixes]
     if not all(parts) or sum(map(len, parts)) < len(weights):
         raise UserError(f"its weights aren't {' and '.join(prefixes)}", where=name, remedy=REMEDY)

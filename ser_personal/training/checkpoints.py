@@ -186,7 +186,6 @@ def _steps(trainer: Trainer) -> dict[str, Any]:
 
 
 def _settings(trainer: Trainer) -> list[dict[str, Any]]:
-    """Learning rate, weight decay and so on of each parameter group, where no schedule changes them."""
     settings = []
     for group in (group for optimizer in trainer.optimizers for group in optimizer.param_groups):
         rates = {"learning_rate": group.get("initial_lr", group["lr"])}
