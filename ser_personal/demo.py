@@ -116,6 +116,7 @@ def _configs(*names: str) -> list[str]:
 
 def _pipeline(stages: Stages, folder: Path, speakers: int, utterances: int, seed: int, *, full: bool) -> Path:
     from ser_personal.calibration.table import decimal
+    from ser_personal.data.frame_store import PseudoLabels
 
     corpus, labels = folder / "corpus", folder / "pseudo_labels"
     with stages.stage("corpus") as found:
@@ -126,7 +127,7 @@ def _pipeline(stages: Stages, folder: Path, speakers: int, utterances: int, seed
         kmeans = _configs("kmeans.yaml", "tiny/kmeans.yaml")
         # no process has to be started for so little audio
         stages.run("kmeans", *kmeans, *data, "--data.num_workers", 0, "--out", labels)
-        found.append("of MFCC frames")
+        found.append(f"{PseudoLabels.load(labels).num_clusters}, by k-means of MFCC frames")
 
     # the stages share this process, which a second device would leave
     device = ["--trainer.devices", 1, "--trainer.default_root_dir"]

@@ -98,7 +98,7 @@ def test_a_checkpoint_that_fails_midway_leaves_the_former(tmp_path):
     # of a fit that was killed
     (tmp_path / ".papt.ckpt.123.tmp").write_bytes(b"half")
     checkpoints.save_checkpoint({"step": 1}, path)
-    with pytest.raises(AttributeError, match="Can't pickle"):
+    with pytest.raises(AttributeError, match=r"Can't (pickle|get local)"):
         checkpoints.save_checkpoint({"step": 2, "weights": torch.zeros(1000), "rest": lambda: None}, path)
     assert checkpoints.load_checkpoint(path, weights_only=True) == {"step": 1}
     assert list(tmp_path.iterdir()) == [path]
