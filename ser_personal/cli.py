@@ -217,10 +217,14 @@ def overview() -> str:
 
 def check_before_imports(stage: str, arguments: Sequence[str]) -> None:
     """Refuse what would fail anyway, before the 10 to 20 seconds that lightning and transformers take to import."""
-    configs = read_configs(arguments).values()
+    configs = read_configs(arguments)
     if {"-h", "--help", "--print_config"} & {argument.split("=")[0] for argument in arguments}:
         return
-    in_configs = [content["ckpt_path"] for content in configs if "ckpt_path" in content]
+    for path, content in configs.items():
+        if not isinstance(content.get("trainer", {}), dict):
+            remedy = "Write lines such as `max_epochs: 10` below it"
+            raise UserError("holds no `name: value` lines under trainer", where=path, remedy=remedy)
+    in_configs = [content["ckpt_path"] for content in configs.values() if "ckpt_path" in content]
     checkpoint = [None, *in_configs, *values_of(["--ckpt_path"], arguments)][-1]
     if stage == "fit" and checkpoint in {None, "null", "last"}:
         return

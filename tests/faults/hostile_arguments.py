@@ -68,6 +68,7 @@ OF_CONFIG = [
     ("an empty config", "c.yaml: holds no `name: value` lines", yaml("")),
     ("a config with tabs", "c.yaml, line 2: isn't YAML", yaml("model:\n\tspeed: 1\n")),
     ("aliases of aliases of aliases", "c.yaml: holds more than 10,000 values", yaml(LAUGHS)),
+    ("a trainer that is a number", "c.yaml: holds no `name: value` lines under trainer", yaml("trainer: 5\n")),
     ("a flag misspelt in YAML", r"'trainer\.max_epoch'\. Did you mean --trainer", yaml("trainer: {max_epoch: 1}\n")),
     (
         "null for a number",
