@@ -242,7 +242,7 @@ def _overlapping(utterances: Sequence[Utterance]) -> Iterator[Problem]:
 
 
 def _range(values: pd.Series[float]) -> str:
-    return f"{values.mean():.2f} ({values.min():.2f} to {values.max():.2f})"
+    return f"{values.mean():.2f} ({values.min():.2f} to {values.max():.2f})" if values.count() else "none"
 
 
 def _show(finding: Finding, console: Console) -> None:

@@ -82,7 +82,7 @@ def _new_folder(trainer: Trainer) -> Path:
         names = chain([f"version_{version}" if isinstance(version, int) else Path(str(version)).name], names)
     # a TensorBoard or CSV logger may have made it; the trainer's own log_dir would wait for the other devices
     of_logger = Path(getattr(logger, "log_dir", None) or "").absolute()
-    for folder in map(root.__truediv__, names):
+    for folder in (root / name for name in names):
         with suppress(FileExistsError):
             folder.mkdir(parents=True, exist_ok=folder.absolute() == of_logger)
             if not any((folder / name).exists() for name in _WRITTEN):

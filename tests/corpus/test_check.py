@@ -28,7 +28,7 @@ def test_a_sound_corpus(table, capsys):
     assert check(path) == 0
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert "train 2 0.0 1 1" in lines
-    assert any(line.startswith("train 0.10 (0.10 to 0.10) 3.00 (2.00 to 4.00) nan") for line in lines)
+    assert any(line.startswith("train 0.10 (0.10 to 0.10) 3.00 (2.00 to 4.00) none none") for line in lines)
     assert lines[-1] == "No problem found."
 
 
