@@ -6,10 +6,8 @@ import os
 import re
 import struct
 from functools import lru_cache
-from typing import TYPE_CHECKING, BinaryIO
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from pathlib import Path
+from typing import BinaryIO
 
 TRUNCATED = "is truncated: its header announces more than it holds"
 MORE = "holds more than its header announces, which would not be read"

@@ -6,18 +6,17 @@ Beneath them the arithmetic that everything here shares: running moments, and th
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from numbers import Real
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from ser_personal.errors import UserError
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from numpy.typing import ArrayLike, NDArray
+Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import ChainMap
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib import import_module
 from math import isfinite, isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from unicodedata import category
 
 from rich.console import Console
 from rich.progress import Progress
 
-from ser_personal.annotation.journal import Shard, joined, journal_of, open_journals
+from ser_personal.annotation.journal import Entry, Journal, Shard, joined, journal_of, open_journals
 from ser_personal.annotation.tables import check_format, check_stems, write_annotations, write_vectors
 from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.corpus.table import SEGMENT, attribute_labels, is_table, known, read_rows, write_rows
@@ -21,7 +22,7 @@ from ser_personal.errors import UserError, counted
 from ser_personal.files import content_hash
 from ser_personal.recognition.bundle import CONFIG, CalibrationName, find_bundle
 from ser_personal.recognition.raw import CHUNK_RECORDINGS, CHUNK_SECONDS, Utterances
-from ser_personal.recognition.recognizer import EmotionRecognizer
+from ser_personal.recognition.recognizer import EmotionRecognizer, Row
 from ser_personal.recognition.recordings import (
     Channel,
     Recording,
@@ -34,12 +35,6 @@ from ser_personal.recognition.recordings import (
 from ser_personal.recognition.segmenters import CutName, has_silero
 from ser_personal.recognition.turns import turn_of
 from ser_personal.types import ATTRIBUTES, PositiveFinite, plain_name
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from ser_personal.annotation.journal import Entry, Journal
-    from ser_personal.recognition.recognizer import Row
 
 DECIMALS = 6
 

@@ -8,6 +8,7 @@ import re
 import secrets
 import signal
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,7 +17,7 @@ from pathlib import Path
 from shutil import rmtree
 from tempfile import TemporaryDirectory
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from typing_extensions import override
@@ -24,17 +25,13 @@ from typing_extensions import override
 from ser_personal.annotation.annotate import DECIMALS, import_trusted, show
 from ser_personal.errors import UserError
 from ser_personal.files import BYTES_AT_ONCE
+from ser_personal.recognition.profiles import SpeakerProfile
 from ser_personal.recognition.recognizer import EmotionRecognizer
 from ser_personal.recognition.recordings import Recording, of_channels, with_turns
 from ser_personal.recognition.turns import read_turns
 from ser_personal.report.timeline import TEMPLATE as TIMELINE
 from ser_personal.report.timeline import describe, find_sound, read_timelines, render
 from ser_personal.types import Port, plain_name
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from ser_personal.recognition.profiles import SpeakerProfile
 
 TEMPLATE = Path(__file__).with_name("app.html.j2")
 # a tunnel that leads here may have another port

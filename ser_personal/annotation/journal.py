@@ -5,24 +5,21 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from heapq import merge
 from itertools import chain
 from operator import itemgetter
-from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
+from pathlib import Path
+from typing import NamedTuple, Self, TypeVar
 
 from safetensors.numpy import load, save
 
 from ser_personal.errors import UserError
 from ser_personal.files import content_hash
 from ser_personal.recognition.profiles import SpeakerProfile
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
-
-    from ser_personal.recognition.recognizer import Row
-    from ser_personal.recognition.recordings import Recording
+from ser_personal.recognition.recognizer import Row
+from ser_personal.recognition.recordings import Recording
 
 FORMAT_VERSION = 3
 _TABLES = """

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from zipfile import ZipFile
 
 import numpy as np
@@ -18,13 +19,9 @@ import numpy as np
 from ser_personal.corpus.table import write_rows
 from ser_personal.errors import UserError
 from ser_personal.files import atomic_file, atomic_write
+from ser_personal.recognition.recordings import Recording
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-    from ser_personal.recognition.recordings import Recording
-
-    Row = Mapping[str, Any]
+Row = Mapping[str, Any]
 
 
 TABLES = (".csv", ".parquet", ".jsonl")

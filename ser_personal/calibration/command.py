@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from jsonargparse.typing import PositiveInt
+from numpy.typing import NDArray
 
 from ser_personal.calibration.pldc import FLOAT32_ROUNDING, PLDC, PRIOR_UTTERANCES, PLDCSettings
 from ser_personal.calibration.table import (
@@ -20,6 +22,7 @@ from ser_personal.calibration.table import (
 )
 from ser_personal.corpus.splits import canonical_split, first_few
 from ser_personal.corpus.table import (
+    Row,
     Vectors,
     check_ending,
     is_table,
@@ -33,13 +36,6 @@ from ser_personal.errors import UserError
 from ser_personal.files import refuse_existing
 from ser_personal.speakers.bank import SpeakerBank
 from ser_personal.types import Seed
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    from ser_personal.corpus.table import Row
 
 
 def read_predictions(

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import ceil, inf, isinf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
+from ser_personal.calibration.table import PredictedSet
 from ser_personal.files import write_json
 from ser_personal.scores import rows_by_speaker
 from ser_personal.speakers.bank import as_float64
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import ArrayLike, NDArray
-
-    from ser_personal.calibration.table import PredictedSet
 
 BINS = (0, 1, 2, 5, 10, 20, 40)
 COVERAGE = 0.9

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import Protocol, Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ser_personal.calibration.pldc import FLOAT32_ROUNDING, PLDC, Neighbours
-from ser_personal.scores import Moments, rows_by_speaker
+from ser_personal.scores import Moments, Values, rows_by_speaker
 from ser_personal.speakers.bank import SpeakerBank, as_float64
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import ArrayLike, NDArray
-
-    Values = NDArray[np.float64]
 
 
 class Calibrator(Protocol):

@@ -5,23 +5,15 @@ These aren't the shifts of a speaker's mean and standard deviation by which PLDC
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import nan
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ser_personal.calibration.pldc import PLDCSettings, label_statistics
-from ser_personal.scores import Moments, rows_by_speaker
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    from ser_personal.speakers.bank import SpeakerBank
-
-    Values = NDArray[np.float64]
+from ser_personal.scores import Moments, Values, rows_by_speaker
+from ser_personal.speakers.bank import SpeakerBank
 
 
 @dataclass(frozen=True)

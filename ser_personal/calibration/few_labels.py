@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 
 from ser_personal.calibration.controls import AffineMap
 from ser_personal.calibration.pldc import FLOAT32_ROUNDING
 from ser_personal.errors import UserError
-from ser_personal.scores import Moments, rows_by_speaker
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    Values = NDArray[np.float64]
+from ser_personal.scores import Moments, Values, rows_by_speaker
 
 PRIOR_SPEAKERS = 4.0
 MIN_LABELS = 5

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jsonargparse.typing import PositiveInt
+from numpy.typing import ArrayLike, NDArray
 
 from ser_personal.errors import UserError, as_names, require_one_of, require_range
-from ser_personal.scores import Moments, rows_by_speaker, speaker_names
-from ser_personal.speakers.bank import as_float64
+from ser_personal.scores import Moments, Values, rows_by_speaker, speaker_names
+from ser_personal.speakers.bank import SpeakerBank, as_float64
 from ser_personal.types import NonNegativeFinite
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from numpy.typing import ArrayLike, NDArray
-
-    from ser_personal.speakers.bank import SpeakerBank
-
-    Values = NDArray[np.float64]
 
 Statistics = Literal["average", "pooled"]
 

@@ -6,29 +6,22 @@ Named after the posterior means that it takes of a speaker's moments, shrunken t
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import product
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from pathlib import Path
+from typing import Any, NamedTuple, Self
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from ser_personal.calibration.controls import AffineMap
 from ser_personal.calibration.pldc import CalibratedSpeaker, Calibration, check_inputs
 from ser_personal.errors import UserError, as_names
 from ser_personal.files import atomic_write
-from ser_personal.scores import Moments, rows_by_speaker, score, speaker_names
-from ser_personal.speakers.bank import as_float64
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from numpy.typing import ArrayLike, NDArray
-
-    from ser_personal.speakers.bank import SpeakerBank
-
-    Values = NDArray[np.float64]
+from ser_personal.scores import Moments, Values, rows_by_speaker, score, speaker_names
+from ser_personal.speakers.bank import SpeakerBank, as_float64
 
 MIN_SPEAKERS = 5
 CORRECTION_PENALTY = 0.002  # in CCC, of a correction made in full

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
 from ser_personal.calibration.table import MOMENTS
 from ser_personal.comparison.runs import (
@@ -21,17 +23,9 @@ from ser_personal.comparison.runs import (
 )
 from ser_personal.errors import UserError  # resolved at run time, as Resamples is
 from ser_personal.files import atomic_write
-from ser_personal.report.bootstrap import Resamples, without_rounding
+from ser_personal.report.bootstrap import Bootstrap, Estimate, Resamples, without_rounding
 from ser_personal.scores import ccc_from_sums
 from ser_personal.types import ATTRIBUTES, AtLeastTwo, Seed
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    import pandas as pd
-    from numpy.typing import NDArray
-
-    from ser_personal.report.bootstrap import Bootstrap, Estimate
 
 
 def compare(

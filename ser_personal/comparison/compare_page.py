@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from math import isnan
-from typing import TYPE_CHECKING
+from pathlib import Path
+
+import pandas as pd
 
 from ser_personal.calibration.table import decimal
+from ser_personal.comparison.compare import ComparedRow, ComparedSet
 from ser_personal.comparison.runs import duration, training_seconds
 from ser_personal.evaluation.run_files import RIDGE
 from ser_personal.files import atomic_write
-from ser_personal.report.bootstrap import interval, signed_interval
+from ser_personal.report.bootstrap import Bootstrap, Estimate, interval, signed_interval
 from ser_personal.report.figures import CALIBRATED, INK, RAW, short, style
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
-
-    import pandas as pd
-
-    from ser_personal.comparison.compare import ComparedRow, ComparedSet
-    from ser_personal.report.bootstrap import Bootstrap, Estimate
 
 METRICS = {"overall_ccc": "O-CCC", "average_ccc": "A-CCC"}
 # characters of a name in a plot

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
 from ser_personal.audio import SAMPLE_RATE
 from ser_personal.evaluation.prediction_collector import run_folder
 from ser_personal.files import write_json
-
-if TYPE_CHECKING:
-    from lightning.pytorch import LightningModule, Trainer
 
 
 class CostRecorder(Callback):

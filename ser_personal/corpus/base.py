@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
@@ -12,7 +13,6 @@ from itertools import pairwise
 from math import isnan
 from multiprocessing.pool import ThreadPool
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import TYPE_CHECKING
 from unicodedata import normalize
 
 from ser_personal.audio import SAMPLE_RATE, read_header
@@ -24,12 +24,7 @@ from ser_personal.corpus.splits import (
 )
 from ser_personal.errors import UserError, require_scale
 from ser_personal.files import atomic_write, content_hash, file_key
-from ser_personal.types import PositiveFinite
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from ser_personal.types import Utterance
+from ser_personal.types import PositiveFinite, Utterance
 
 ROUNDED = 0.05  # seconds that a segment may end after its recording
 # More than cores: on network storage the threads wait for the disk, not for a core.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from math import isnan, nan
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,12 +24,7 @@ from ser_personal.corpus.splits import by_split, first_few, known_speakers, shar
 from ser_personal.corpus.table import check_ending, write_rows
 from ser_personal.errors import UserError
 from ser_personal.files import content_hash, refuse_existing
-from ser_personal.types import ATTRIBUTES
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from ser_personal.types import Utterance
+from ser_personal.types import ATTRIBUTES, Utterance
 
 # what the datamodules crop to, unless set otherwise
 CROPPED_ABOVE = 250_000

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Iterable, Sequence
 from math import isnan
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from typing_extensions import override
 
@@ -17,9 +18,6 @@ from ser_personal.corpus.splits import canonical_split
 from ser_personal.corpus.table import SEGMENT, attribute_labels, is_table, known, read_rows, segment, write_rows
 from ser_personal.errors import UserError
 from ser_personal.types import ATTRIBUTES, Utterance, plain_name
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
 
 TABLE = "corpus.csv"
 # of emotion annotations in common corpora, the narrowest first

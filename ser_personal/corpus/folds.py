@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jsonargparse.typing import PositiveInt
@@ -26,12 +27,7 @@ from ser_personal.corpus.splits import (
 )
 from ser_personal.errors import UserError
 from ser_personal.files import refuse_existing
-from ser_personal.types import Seed, Share
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from ser_personal.types import Utterance
+from ser_personal.types import Seed, Share, Utterance
 
 logger = logging.getLogger(__name__)
 

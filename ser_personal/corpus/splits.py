@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from math import isnan
-from typing import TYPE_CHECKING
 
 from ser_personal.audio import by_numbers
 from ser_personal.errors import UserError
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
-
-    from ser_personal.types import Utterance
+from ser_personal.types import Utterance
 
 _SYNONYMS = {
     "training": "train",

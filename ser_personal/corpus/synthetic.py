@@ -21,14 +21,16 @@ sizes share their utterances, though a speaker may be in another split.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import soundfile
 from jsonargparse.typing import NonNegativeInt
+from numpy.random import Generator
+from numpy.typing import NDArray
 from rich.progress import track
 
 from ser_personal.audio import SAMPLE_RATE
@@ -37,13 +39,6 @@ from ser_personal.corpus.table import write_rows
 from ser_personal.errors import require_range
 from ser_personal.files import check_empty
 from ser_personal.types import ATTRIBUTES, AtLeastTwo
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from numpy.random import Generator
-    from numpy.typing import NDArray
-
 
 # cue -> its neutral value, standard deviation between speakers and, unexplained, within one; how far a label point of
 # arousal, valence and dominance moves it; its lowest and highest value. All in the cue's own unit.

@@ -8,21 +8,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
+from numpy.random import Generator
+from numpy.typing import NDArray
 
 from ser_personal.audio import SAMPLE_RATE
 
-if TYPE_CHECKING:
-    from typing import TypeAlias
-
-    from numpy.random import Generator
-    from numpy.typing import NDArray
-
-    Signal: TypeAlias = NDArray[np.floating]
-    Spectra: TypeAlias = NDArray[np.complexfloating]
+Signal: TypeAlias = NDArray[np.floating]
+Spectra: TypeAlias = NDArray[np.complexfloating]
 
 SILENCE = 0.0  # linear amplitude, for a source that is off
 

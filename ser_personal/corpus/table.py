@@ -10,24 +10,19 @@ import re
 import zipfile
 import zlib
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cache
 from io import StringIO
 from math import inf, isfinite, isnan, nan
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ser_personal.errors import UserError
 from ser_personal.files import atomic_write
 from ser_personal.types import ATTRIBUTES, plain_name
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-
-    from numpy.typing import NDArray
-
 
 Row = dict[str, str]
 Vectors = dict[str, "NDArray[np.float64]"]

@@ -6,11 +6,13 @@ import json
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
+from numpy.random import Generator
+from numpy.typing import NDArray
 
 from ser_personal.audio import (
     SAMPLE_RATE,
@@ -24,10 +26,6 @@ from ser_personal.audio import (
 )
 from ser_personal.errors import UserError, counted
 from ser_personal.files import content_hash
-
-if TYPE_CHECKING:
-    from numpy.random import Generator
-    from numpy.typing import NDArray
 
 # what each range may reach: dB, dB, and the speed factor
 LIMITS = {"snr": (-60, 60), "gain": (-60, 60), "speed": (0.5, 2)}

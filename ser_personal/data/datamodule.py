@@ -4,39 +4,41 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from itertools import chain
 from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, cast
+from typing import Any, Generic, cast
 
 import numpy as np
+import torch
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
+from numpy.typing import NDArray
 from typing_extensions import override
 
 from ser_personal.audio import BAD_AUDIO, SAMPLE_RATE, WINDOW
+from ser_personal.corpus.base import Corpus
 from ser_personal.corpus.csv_corpus import open_corpus
 from ser_personal.corpus.splits import canonical_split, canonical_splits, require_split
-from ser_personal.data.dataset import WholeUtterances, collate, samples_of
+from ser_personal.data.dataset import UtteranceDataset, WholeUtterances, collate, samples_of
 from ser_personal.data.resumable_loader import Batch, BucketBatchSampler, ExampleKey, GivenBatches, SpeechLoader
-from ser_personal.data.speaker_features import SpeakerFeatureSource
+from ser_personal.data.speaker_features import SpeakerFeatures, SpeakerFeatureSource
 from ser_personal.errors import UserError, require_range
 from ser_personal.files import content_hash, file_key
-from ser_personal.types import ATTRIBUTES, PositiveFinite, Seed, SpeechBatch, utterance_hash, utterance_hashes
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    import torch
-    from numpy.typing import NDArray
-
-    from ser_personal.corpus.base import Corpus
-    from ser_personal.data.dataset import UtteranceDataset
-    from ser_personal.data.speaker_features import SpeakerFeatures
-    from ser_personal.types import FeatureSource, Utterance
+from ser_personal.types import (
+    ATTRIBUTES,
+    FeatureSource,
+    PositiveFinite,
+    Seed,
+    SpeechBatch,
+    Utterance,
+    utterance_hash,
+    utterance_hashes,
+)
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 # batches that torch keeps ready for each worker

@@ -3,37 +3,31 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from math import isnan, nan
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import numpy as np
 from jsonargparse.typing import NonNegativeInt
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
+from numpy.typing import NDArray
 from typing_extensions import override
 
 from ser_personal.audio import SAMPLE_RATE
+from ser_personal.corpus.base import Corpus
 from ser_personal.corpus.splits import ADAPTATION, canonical_splits
 from ser_personal.data.augmentation import Augmentation
 from ser_personal.data.datamodule import SpeechDataModule
-from ser_personal.data.dataset import CachedDataset, WholeUtterances
+from ser_personal.data.dataset import CachedDataset, UtteranceDataset, WholeUtterances
 from ser_personal.data.frame_store import FeatureCache
+from ser_personal.data.resumable_loader import SpeechLoader
 from ser_personal.data.speaker_features import SpeakerNormalization
 from ser_personal.errors import UserError, require_one_of
 from ser_personal.files import content_hash
-from ser_personal.types import ATTRIBUTES, EmotionBatch
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from ser_personal.corpus.base import Corpus
-    from ser_personal.data.dataset import UtteranceDataset
-    from ser_personal.data.resumable_loader import SpeechLoader
-    from ser_personal.types import FeatureSource, Utterance
+from ser_personal.types import ATTRIBUTES, EmotionBatch, FeatureSource, Utterance
 
 Target = Literal["attributes", "emotion"]
 _AUGMENTATION = [each.name for each in fields(Augmentation)]

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from functools import cached_property
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jsonargparse.typing import NonNegativeInt, OpenUnitInterval
 from typing_extensions import override
 
 from ser_personal.audio import HOP, SAMPLE_RATE, WINDOW
+from ser_personal.corpus.base import Corpus
 from ser_personal.corpus.splits import canonical_splits
 from ser_personal.data.datamodule import SpeechDataModule
 from ser_personal.data.dataset import PretrainDataset, samples_of
 from ser_personal.data.frame_store import PseudoLabels
+from ser_personal.data.resumable_loader import SpeechLoader
 from ser_personal.errors import UserError, require_range
-from ser_personal.types import PositiveFinite, PretrainBatch, utterance_hashes
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from ser_personal.corpus.base import Corpus
-    from ser_personal.data.resumable_loader import SpeechLoader
-    from ser_personal.types import Utterance
+from ser_personal.types import PositiveFinite, PretrainBatch, Utterance, utterance_hashes
 
 # holds a masked span of HuBERT's ten frames, and a frame beside it
 SHORTEST_CROP = WINDOW + 10 * HOP

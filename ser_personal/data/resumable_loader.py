@@ -5,27 +5,22 @@ What else makes resumed training exact is in training/checkpoints.py (`ExactResu
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from math import ceil
-from typing import TYPE_CHECKING, Generic, Self, TypeVar
+from typing import Generic, Self, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Sampler
 from typing_extensions import override
 
 from ser_personal.audio import SAMPLE_RATE
+from ser_personal.data.dataset import Example, UtteranceDataset
 from ser_personal.errors import UserError
 from ser_personal.types import SpeakerBatch
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from numpy.typing import NDArray
-
-    from ser_personal.data.dataset import Example, UtteranceDataset
-
 
 # Lengths are jittered by up to this share before sorting: an utterance meets others of its length in each epoch.
 JITTER = 0.03

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
+from numpy.typing import NDArray
 from typing_extensions import override
 
 from ser_personal.corpus.table import read_vectors
@@ -17,13 +19,7 @@ from ser_personal.data.frame_store import FeatureCache
 from ser_personal.errors import UserError, counted, require_one_of
 from ser_personal.files import content_hash
 from ser_personal.scores import Moments
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from numpy.typing import NDArray
-
-    from ser_personal.types import Utterance
+from ser_personal.types import Utterance
 
 Statistics = Literal["mean", "max", "moments"]
 # a column of cached frames that varies less is constant

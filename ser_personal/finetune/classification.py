@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from math import log
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 from typing_extensions import override
 
@@ -13,11 +14,7 @@ from ser_personal.errors import UserError, as_names
 from ser_personal.finetune.concordance import labelled_mean
 from ser_personal.finetune.metrics import ClassificationMetric
 from ser_personal.finetune.module import PREDICTS, FineTuning
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from ser_personal.types import EmotionBatch, PredictionBatch, TrainingSet
+from ser_personal.types import EmotionBatch, PredictionBatch, TrainingSet
 
 
 class EmotionClassification(FineTuning):

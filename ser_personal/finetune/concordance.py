@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
 
 import torch
-from torch import distributed, nn
+from numpy.typing import ArrayLike
+from torch import Tensor, distributed, nn
 from torch.distributed.nn.functional import all_gather
 from torch.nn.functional import pad
 from typing_extensions import override
 
 from ser_personal.errors import UserError
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-    from torch import Tensor
-
 
 _MIN_DENOMINATOR = 1e-8
 

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
 from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional
 from typing_extensions import override
 
 from ser_personal.encoder.base import mean_pool
 from ser_personal.errors import UserError, require_scale
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from torch import Tensor
-
-    from ser_personal.types import EncoderOutput
+from ser_personal.types import EncoderOutput
 
 
 class Interpreter(nn.Module, ABC):

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.functional.classification import multiclass_f1_score, multiclass_recall
 from torchmetrics.utilities import dim_zero_cat
 from typing_extensions import override
 
 from ser_personal.scores import score
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from ser_personal.types import PredictionBatch
+from ser_personal.types import PredictionBatch
 
 NO_EMOTION = -1
 _UNKNOWN_SPEAKER = -1

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 from jsonargparse.typing import PositiveInt
+from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from sklearn.mixture import GaussianMixture
 from sklearn.pipeline import make_pipeline
@@ -18,14 +20,7 @@ from ser_personal.data.emotion import SelectedSpeakers, SpeakerSelection
 from ser_personal.encoder.raw import mfcc_functionals
 from ser_personal.errors import UserError, require_one_of
 from ser_personal.scores import rows_by_speaker
-from ser_personal.types import Seed
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from numpy.typing import NDArray
-
-    from ser_personal.types import Utterance
+from ser_personal.types import Seed, Utterance
 
 Strategy = Literal["unique", "oversampling", "weighting"]
 # a component takes at least that many utterances, and no dimension of it less than this share of everyone's variance

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 from jsonargparse.typing import PositiveInt
+from torch import Tensor, nn
 
 from ser_personal.audio import HOP, SAMPLE_RATE
 from ser_personal.data.datamodule import AllUtterancesDataModule
@@ -19,9 +18,6 @@ from ser_personal.errors import UserError
 from ser_personal.files import content_hash
 from ser_personal.pretrain.teachers import EncoderTeacher, Precision, TeacherPass, unfinished_batches
 from ser_personal.types import FeatureSource, Seed, unpack_hashes
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
 
 def cache(

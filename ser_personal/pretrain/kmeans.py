@@ -6,14 +6,17 @@ import sys
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from jsonargparse.typing import PositiveInt
+from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor, nn
 
 from ser_personal.audio import num_frames
+from ser_personal.corpus.base import Corpus
 from ser_personal.corpus.splits import canonical_splits
 from ser_personal.data.datamodule import AllUtterancesDataModule
 from ser_personal.data.dataset import samples_of
@@ -24,13 +27,7 @@ from ser_personal.pretrain.codebook import Codebook, FrameSample, nearest_centro
 from ser_personal.pretrain.teachers import MFCCTeacher, Precision, Teacher, TeacherPass, unfinished_batches
 from ser_personal.types import NumClusters, Seed, Share
 
-if TYPE_CHECKING:
-    from lightning.pytorch import Trainer
-    from torch import Tensor, nn
-
-    from ser_personal.corpus.base import Corpus
-
-    MadeWith = dict[str, str | int | float]
+MadeWith = dict[str, str | int | float]
 
 
 class PseudoLabelData(AllUtterancesDataModule):

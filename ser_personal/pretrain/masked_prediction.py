@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 from typing_extensions import override
 
 from ser_personal.types import NO_PSEUDO_LABEL
-
-if TYPE_CHECKING:
-    from torch import Generator, Tensor
 
 
 class PredictionHead(nn.Module):

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor
 
 from ser_personal.errors import UserError
 from ser_personal.files import atomic_write, refuse_existing
 from ser_personal.pretrain.codebook import Codebook
 from ser_personal.pretrain.masked_prediction import PredictionHead
 from ser_personal.pretrain.restricted_pickle import Inert, read_arrays
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 HEAD = ("final_proj.weight", "final_proj.bias", "label_embs_concat")
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")

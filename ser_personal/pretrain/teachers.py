@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 from jsonargparse.typing import PositiveInt
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import override
 
+from ser_personal.data.datamodule import AllUtterancesDataModule
+from ser_personal.data.frame_store import FrameStore
+from ser_personal.data.resumable_loader import SpeechLoader
 from ser_personal.encoder.base import real_frames, weights_fingerprint
+from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.raw import MFCCFrontEnd
 from ser_personal.errors import UserError
 from ser_personal.training.interruption import refuse_other_tasks
-from ser_personal.types import EncoderOutput
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from torch import Tensor
-
-    from ser_personal.data.datamodule import AllUtterancesDataModule
-    from ser_personal.data.frame_store import FrameStore
-    from ser_personal.data.resumable_loader import SpeechLoader
-    from ser_personal.encoder.hubert import HubertEncoder
-    from ser_personal.types import SpeechBatch
+from ser_personal.types import EncoderOutput, SpeechBatch
 
 # as Lightning names it: weights stay in float32, which the Fourier transform of MFCC needs
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ser_personal.calibration.controls import AffineMap
 from ser_personal.calibration.few_labels import LabelPrior, with_labels
 from ser_personal.calibration.pldc import PLDCSettings, label_statistics, match_moments, nearest_rows, normalised
-from ser_personal.calibration.posterior import PosteriorCalibrator
+from ser_personal.calibration.posterior import AttributePosterior, PosteriorCalibrator
+from ser_personal.calibration.table import PredictedSet
 from ser_personal.errors import UserError, require_one_of
-from ser_personal.recognition.bundle import CalibrationName
+from ser_personal.recognition.bundle import Bundle, CalibrationName
 from ser_personal.recognition.profiles import SpeakerProfile
 from ser_personal.scores import Moments, rows_by_speaker
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from numpy.typing import NDArray
-
-    from ser_personal.calibration.posterior import AttributePosterior
-    from ser_personal.calibration.table import PredictedSet
-    from ser_personal.recognition.bundle import Bundle
-    from ser_personal.speakers.bank import SpeakerBank
+from ser_personal.speakers.bank import SpeakerBank
 
 FOLDS = 10
 

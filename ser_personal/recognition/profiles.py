@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import RLock
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from filelock import FileLock
+from numpy.typing import NDArray
 
 from ser_personal.calibration.few_labels import labelled_moments
 from ser_personal.corpus.splits import first_few
@@ -20,13 +22,8 @@ from ser_personal.files import atomic_write
 from ser_personal.scores import Moments
 from ser_personal.types import plain_name
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from numpy.typing import NDArray
-
-    # of an utterance: pooled (dim,), prediction and labels (attributes,), and a hash of its samples
-    Added = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64] | None, int]
+# of an utterance: pooled (dim,), prediction and labels (attributes,), and a hash of its samples
+Added = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64] | None, int]
 
 FORMAT = "ser_personal.speaker_profiles"
 FORMAT_VERSION = 4

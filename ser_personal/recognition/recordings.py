@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ser_personal.audio import (
     BAD_AUDIO,
@@ -37,11 +38,6 @@ from ser_personal.recognition.turns import (
 )
 from ser_personal.scores import speaker_name
 from ser_personal.types import plain_name
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from numpy.typing import NDArray
 
 SpeakerFrom = Literal["folder", "column", "none"]
 Channel = Literal["mix", "left", "right", "each"]

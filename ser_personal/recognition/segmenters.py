@@ -9,17 +9,14 @@ from functools import cache
 from importlib.util import find_spec
 from itertools import pairwise
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ser_personal.audio import SAMPLE_RATE, WINDOW, is_silent
 from ser_personal.errors import UserError, require_one_of, require_range
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from ser_personal.recognition.turns import Turn
+from ser_personal.recognition.turns import Turn
 
 CutName = Literal["speech", "silero", "energy", "windows"]
 

@@ -5,24 +5,20 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from itertools import accumulate
 from math import inf, isnan
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from ser_personal.audio import SAMPLE_RATE, SOUND_FILES
 from ser_personal.corpus.splits import first_few
-from ser_personal.corpus.table import is_table, known, read_rows, read_text, segment
+from ser_personal.corpus.table import Row, is_table, known, read_rows, read_text, segment
 from ser_personal.errors import UserError
 from ser_personal.types import plain_name
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from ser_personal.corpus.table import Row
 
 logger = logging.getLogger(__name__)
 

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ser_personal.calibration.divergence import pearson
+from ser_personal.evaluation.run_files import RunFiles, ScoredSet, SpeakerVectors
 from ser_personal.report.bootstrap import Bootstrap, Estimate, speaker_gains
 from ser_personal.scores import ccc_from_sums, concordance, rows_by_speaker
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from numpy.typing import NDArray
-
-    from ser_personal.evaluation.run_files import RunFiles, ScoredSet, SpeakerVectors
-
 
 METRICS = {"overall_ccc": "O-CCC", "average_ccc": "A-CCC", "bias": "bias", "mean_absolute_error": "mean absolute error"}
 

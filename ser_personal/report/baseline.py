@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
+from numpy.typing import NDArray
 from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -21,13 +24,7 @@ from ser_personal.evaluation.run_files import BASELINE, RIDGE, SPEAKER_MOMENTS, 
 from ser_personal.files import refuse_existing, write_json
 from ser_personal.types import AtLeastTwo, Attribute
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from lightning.pytorch import LightningModule, Trainer
-    from numpy.typing import NDArray
-
-    Scored = dict[str, tuple[CalibrationRow, PredictedSet]]
+Scored = dict[str, tuple[CalibrationRow, PredictedSet]]
 
 PENALTIES = np.logspace(-1, 5, 13)
 

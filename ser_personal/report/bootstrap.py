@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from math import nan
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from jsonargparse.typing import restricted_number_type
+from numpy.typing import ArrayLike, NDArray
 
 from ser_personal.calibration.pldc import FLOAT32_ROUNDING
 from ser_personal.calibration.table import decimal
-from ser_personal.evaluation.run_files import RIDGE
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Sequence
-
-    from numpy.typing import ArrayLike, NDArray
-
-    from ser_personal.evaluation.run_files import RunFiles, ScoredSet
+from ser_personal.evaluation.run_files import RIDGE, RunFiles, ScoredSet
 
 COVERAGE = 0.95
 # of fewer, the 2.5 % beyond either end are two values or less

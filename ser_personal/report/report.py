@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jsonargparse.typing import NonNegativeInt  # resolved at run time
 
 from ser_personal.calibration.table import LEGEND, decimal
 from ser_personal.errors import UserError
+from ser_personal.evaluation.run_files import RunFiles
 from ser_personal.files import atomic_write, write_json
-from ser_personal.report.audit import MEANING, METRICS, SHIFTS, SYSTEMS
+from ser_personal.report.audit import MEANING, METRICS, SHIFTS, SYSTEMS, Audit
 from ser_personal.report.bootstrap import COVERAGE, Bootstrap, Resamples, interval, signed_interval, verdicts
-from ser_personal.report.figures import as_svg, style
+from ser_personal.report.figures import Drawing, as_svg, style
 from ser_personal.report.timeline import TABLES, render, write_timelines
-
-if TYPE_CHECKING:
-    from ser_personal.evaluation.run_files import RunFiles
-    from ser_personal.report.audit import Audit
-    from ser_personal.report.figures import Drawing
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 

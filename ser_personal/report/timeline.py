@@ -6,26 +6,23 @@ import os
 import shlex
 from base64 import b64encode
 from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from math import isfinite, isnan, nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ser_personal.audio import SAMPLE_RATE, read_header, resample
 from ser_personal.corpus.table import read_number, read_rows
 from ser_personal.errors import UserError, counted
 from ser_personal.files import atomic_write
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from numpy.typing import NDArray
-
-    Row = dict[str, str]
+Row = dict[str, str]
 
 TEMPLATE = Path(__file__).with_name("timeline.html.j2")
 TABLES = (".csv", ".parquet")

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import replace
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ser_personal.calibration.pldc import PLDCSettings, label_statistics, normalised
 from ser_personal.encoder.base import weights_fingerprint
 from ser_personal.errors import UserError
+from ser_personal.recognition.bundle import Bundle
+from ser_personal.recognition.network import EmotionNetwork
+from ser_personal.speakers.bank import SpeakerBank
 from ser_personal.speakers.embedding import SpeakerEmbedding
 from ser_personal.speakers.unseen import Mean, Zero
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from ser_personal.recognition.bundle import Bundle
-    from ser_personal.recognition.network import EmotionNetwork
-    from ser_personal.speakers.bank import SpeakerBank
 
 
 def grouped_bank(bank: SpeakerBank, size: int, settings: PLDCSettings) -> SpeakerBank:

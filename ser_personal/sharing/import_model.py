@@ -5,10 +5,10 @@ from __future__ import annotations
 import shutil
 import zipfile
 import zlib
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
 from ser_personal.errors import UserError, require_scale
 from ser_personal.files import check_empty, is_hub_name
@@ -23,9 +23,6 @@ from ser_personal.sharing.public_models import (
     write_uncalibrated,
 )
 from ser_personal.types import Attribute
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 CHECKPOINT, BUNDLE = "finetune.ckpt", "bundle"
 MSP_SCALE = (1.0, 7.0)

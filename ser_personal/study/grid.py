@@ -6,9 +6,10 @@ import itertools
 import json
 import re
 from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from jsonargparse.typing import PositiveInt
 
@@ -18,9 +19,6 @@ from ser_personal.corpus.folds import SIDES
 from ser_personal.corpus.table import is_table
 from ser_personal.errors import UserError
 from ser_personal.types import AtLeastTwo, Attribute, Seed
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 FOLDS, GAP = "folds", "gap"
 # stands for the study's folder in the arguments of a command

@@ -10,11 +10,13 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
@@ -33,13 +35,7 @@ from ser_personal.corpus.splits import first_few
 from ser_personal.errors import UserError, counted
 from ser_personal.evaluation.run_files import SPEAKER_MOMENTS
 from ser_personal.files import content_hash, sampled_hash, write_json
-from ser_personal.study.grid import ROOT, Study, expand
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from multiprocessing.context import ForkServerProcess, SpawnProcess
-
-    from ser_personal.study.grid import GridRun, Stage
+from ser_personal.study.grid import ROOT, GridRun, Stage, Study, expand
 
 NAME = "study"
 INPUTS, LOG, LOCK, MEASURED = "inputs.json", "log.txt", ".lock", "process.json"
@@ -181,7 +177,7 @@ class Launcher:
         self._context: Any = multiprocessing.get_context("forkserver" if forks else "spawn")
         if forks:
             self._context.set_forkserver_preload(list(preloaded))
-        self._running: set[ForkServerProcess | SpawnProcess] = set()
+        self._running: set[BaseProcess] = set()
         self._stopped = False
 
     def run(self, argv: list[str], log: Path) -> tuple[int, Mapping[str, float]]:

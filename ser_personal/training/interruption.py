@@ -5,25 +5,21 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, cast
 
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from torch import Tensor
 from typing_extensions import override
 
+from ser_personal.data.datamodule import SpeechDataModule
 from ser_personal.errors import UserError
 from ser_personal.training.checkpoints import Interrupted, StageCheckpoint, resumable
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from types import FrameType
-
-    from lightning.pytorch import LightningModule, Trainer
-    from torch import Tensor
-
-    from ser_personal.data.datamodule import SpeechDataModule
-    from ser_personal.types import SpeechBatch
+from ser_personal.types import SpeechBatch
 
 NOTICE = b"\nser: stopping after this step, or after the validation that runs; a second signal stops at once\n"
 
