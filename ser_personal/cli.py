@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import sys
 from difflib import get_close_matches
@@ -27,8 +28,8 @@ from ser_personal.files import refuse_pointer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-# 128 and SIGINT's number, as shells have it
-CTRL_C = 130
+# 128 and the numbers of SIGINT and SIGPIPE, as shells have them
+CTRL_C, OUTPUT_CLOSED = 130, 141
 
 
 class Command(NamedTuple):
@@ -109,7 +110,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)
     try:
-        return dispatch(argv)
+        code = dispatch(argv)
+        # a reader that has gone is noticed here, and not when Python ends
+        sys.stdout.flush()
+        return code
     except (KeyboardInterrupt, SystemExit) as stop:
         # Lightning turns a Ctrl-C into SystemExit
         if not any(isinstance(cause, KeyboardInterrupt) for cause in _causes(stop)):
@@ -118,12 +122,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"ser: stopped by Ctrl-C{'; the same command resumes' if resumable else ''}\n")
         return CTRL_C
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _output_is_closed():
+            return OUTPUT_CLOSED
         # jsonargparse and Lightning wrap what is raised inside the classes they instantiate
         mistake = find_user_error(error)
         if mistake is None:
             raise
         sys.stderr.write(f"ser: {_with_own_flags(str(_pointer_behind(mistake) or mistake), argv[0])}\n")
         return 2
+
+
+def _output_is_closed() -> bool:
+    """Whether nobody reads the output any more, as in `ser ... | head`; the rest of it is then thrown away."""
+    try:
+        os.write(sys.stdout.fileno(), b"\n")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def _with_own_flags(text: str, command: str) -> str:

@@ -1,5 +1,6 @@
 import errno
 import inspect
+import os
 import re
 import sqlite3
 import subprocess
@@ -15,7 +16,7 @@ from garbage import refused
 from safetensors import SafetensorError
 
 from ser_personal.arguments import SHIPPED, parse, shipped_names, with_found_configs
-from ser_personal.cli import COMMANDS, FLAGS, RECIPES, STAGES, default_in, find_user_error, shown
+from ser_personal.cli import COMMANDS, FLAGS, OUTPUT_CLOSED, RECIPES, STAGES, default_in, find_user_error, shown
 from ser_personal.comparison.compare import compare
 from ser_personal.corpus.check import check
 from ser_personal.corpus.csv_corpus import CSVCorpus
@@ -55,6 +56,15 @@ def test_names_that_a_terminal_cant_show(tmp_path, monkeypatch):
     assert ser("check", tmp_path / "corpus.csv") == 1
     terminal.flush()
     assert rb"\u5317\u4eac" in terminal.buffer.getvalue()
+
+
+def test_output_that_nobody_reads_any_more_is_no_mistake():
+    """As in `ser --help | head -1`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "ser_personal.cli", "--help"]
+    ran = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
+    assert (ran.returncode, ran.stderr) == (OUTPUT_CLOSED, b"")
 
 
 def test_a_mistake_is_found_under_what_was_raised_from_it():
