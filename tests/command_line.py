@@ -15,15 +15,8 @@ from ser_personal.stages.stage_cli import StageCLI, run
 REPOSITORY = Path(__file__).parents[1]
 # Lightning starts the processes of further devices by this path
 SER = str(Path(sys.executable).parent / "ser")
-PRELOADED = [
-    "command_line",
-    "faiss",
-    "jsonargparse",
-    "ser_personal.pretrain.kmeans",
-    "ser_personal.stages.stage_cli",
-    "torch.utils.tensorboard",
-    "transformers.models.hubert.modeling_hubert",
-]
+PRELOADED = ["command_line", "faiss", "jsonargparse", "ser_personal.pretrain.kmeans", "ser_personal.stages.stage_cli"]
+PRELOADED += ["torch.utils.tensorboard", "transformers.models.hubert.modeling_hubert"]
 
 
 def forkserver() -> ForkServerContext:

@@ -61,11 +61,8 @@ def synthetic_corpus(make_once) -> Path:
 @pytest.fixture(scope="session")
 def synthetic_pseudo_labels(make_once, synthetic_corpus: Path) -> Path:
     """Twelve clusters of MFCC."""
-
-    def make(folder: Path) -> None:
-        kmeans(PseudoLabelData(str(synthetic_corpus)), out=str(folder), num_clusters=12, iterations=10)
-
-    return make_once("pseudo_labels", make)
+    data = PseudoLabelData(str(synthetic_corpus))
+    return make_once("pseudo_labels", lambda folder: kmeans(data, out=str(folder), num_clusters=12, iterations=10))
 
 
 @pytest.fixture(scope="session")

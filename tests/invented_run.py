@@ -17,13 +17,11 @@ def invent(folder: Path, *, speakers=24, utterances=12, attributes=("arousal",),
     """Write a run whose every second test speaker is Female, and whose calibration halves the error of even ones."""
     rng = np.random.default_rng(seed)
     ids = [f"s{number:02}" for number in range(speakers)]
-    frame = pd.DataFrame({"utterance": [f"{id_}_{n}" for id_ in ids for n in range(utterances)]})
-    frame["speaker"] = np.repeat(ids, utterances)
-    frame["split"] = "test1"
+    names = [f"{id_}_{n}" for id_ in ids for n in range(utterances)]
+    frame = pd.DataFrame({"utterance": names, "speaker": np.repeat(ids, utterances), "split": "test1"})
     even = np.repeat(np.arange(speakers) % 2 == 0, utterances)
     for attribute in attributes:
-        label = rng.uniform(1, 7, len(frame))
-        error = rng.normal(0.3, 1, len(frame))
+        label, error = rng.uniform(1, 7, len(frame)), rng.normal(0.3, 1, len(frame))
         frame[f"{attribute}_label"] = label
         frame[f"{attribute}_raw"] = label + error
         frame[f"{attribute}_calibrated"] = label + np.where(even, 0.5, 2.0) * error

@@ -137,6 +137,5 @@ def _run(arguments, folder, change=None, environment=None, signals=(signal.SIGKI
 
     sys.addaudithook(count_changes)
     code = ser(*arguments)
-    changes = str(seen)
-    (folder / "changes.txt").write_text(changes)
+    (folder / "changes.txt").write_text(str(seen))
     sys.exit(code)

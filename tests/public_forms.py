@@ -15,18 +15,9 @@ from torch import nn
 from transformers import Wav2Vec2Config, Wav2Vec2Model, WavLMConfig, WavLMModel
 
 DIM, HIDDEN = 16, 12
-SIZES: dict[str, Any] = {
-    "hidden_size": DIM,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 24,
-    "conv_dim": [8] * 7,
-    "conv_bias": True,
-    "feat_extract_norm": "layer",
-    "do_stable_layer_norm": True,
-    "num_conv_pos_embeddings": 16,
-    "num_conv_pos_embedding_groups": 4,
-}
+SIZES: dict[str, Any] = {"hidden_size": DIM, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+SIZES |= {"conv_dim": [8] * 7, "conv_bias": True, "feat_extract_norm": "layer", "do_stable_layer_norm": True}
+SIZES |= {"num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
 NAMES = ("arousal", "dominance", "valence")
 NORM = (-0.0002, 0.083)
 ENCODERS = ("wav2vec2.", "ssl_model.", "backbone_model.")
@@ -117,28 +108,19 @@ def outputs_of(kind: Callable[..., nn.Module]) -> Callable[[NDArray[np.float32]]
     return lambda waveform: dict(zip(NAMES, (1 + 6 * published(kind)(waveform).double()).tolist(), strict=True))
 
 
+def named(names: tuple[str, ...]) -> dict[str, str]:
+    return {str(place): name for place, name in enumerate(names)}
+
+
 def dense_config(names: tuple[str, ...] = NAMES) -> dict[str, Any]:
-    return {
-        **Wav2Vec2Config(**SIZES).to_diff_dict(),
-        "architectures": ["Wav2Vec2ForSpeechClassification"],
-        "model_type": "wav2vec2",
-        "num_labels": len(names),
-        "id2label": {str(place): name for place, name in enumerate(names)},
-        "final_dropout": 0.1,
-        "vocab_size": None,
-    }
+    kind = {"architectures": ["Wav2Vec2ForSpeechClassification"], "model_type": "wav2vec2", "num_labels": len(names)}
+    others = {"id2label": named(names), "final_dropout": 0.1, "vocab_size": None}
+    return Wav2Vec2Config(**SIZES).to_diff_dict() | kind | others
 
 
 def odyssey_config(names: tuple[str, ...] = NAMES) -> dict[str, Any]:
-    return {
-        "ssl_type": "microsoft/wavlm-large",
-        "classifier_dropout_prob": 0.5,
-        "sampling_rate": 16_000,
-        "mean": NORM[0],
-        "std": NORM[1],
-        "maxlen": 192_000,
-        "id2label": {str(place): name for place, name in enumerate(names)},
-    }
+    network = {"ssl_type": "microsoft/wavlm-large", "classifier_dropout_prob": 0.5, "id2label": named(names)}
+    return network | {"sampling_rate": 16_000, "mean": NORM[0], "std": NORM[1], "maxlen": 192_000}
 
 
 def write_model(folder: Path, config: dict[str, Any], weights: Weights, *, pickled: bool = False) -> Path:

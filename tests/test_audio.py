@@ -14,18 +14,8 @@ from hypothesis import strategies as st
 from transformers import HubertConfig, Wav2Vec2FeatureExtractor
 from transformers.models.hubert.modeling_hubert import HubertFeatureEncoder
 
-from ser_personal.audio import (
-    SAMPLE_RATE,
-    decode,
-    decode_blocks,
-    decode_utterance,
-    find_sound_files,
-    normalize,
-    num_frames,
-    read_header,
-    resample,
-    resampled_length,
-)
+from ser_personal import audio
+from ser_personal.audio import SAMPLE_RATE, decode, decode_utterance, num_frames, read_header, resample
 from ser_personal.corpus.check import examine_sound
 from ser_personal.errors import UserError
 from ser_personal.recognition.recordings import Recording
@@ -126,7 +116,7 @@ def test_resampling_is_torchaudios(rate):
     for num_samples in (0, 1, next(n for n in range(185_000, 190_000) if n * 160 % 441 == 1)):
         length = -(-num_samples * SAMPLE_RATE // rate)
         assert len(resample(np.zeros(num_samples, dtype=np.float32), rate)) == length
-        assert resampled_length(num_samples, rate) == length
+        assert audio.resampled_length(num_samples, rate) == length
 
 
 @pytest.mark.parametrize("rate", [1009, 16_001, 383_993])
@@ -145,7 +135,7 @@ def test_a_missing_file_or_folder(tmp_path):
     for read in (decode, read_header):
         refused(r"missing\.wav: no such audio file\. .*ser check", read, tmp_path / "missing.wav")
         refused("isn't a file", read, tmp_path)
-    refused("no such folder", find_sound_files, tmp_path / "missing")
+    refused("no such folder", audio.find_sound_files, tmp_path / "missing")
     (tmp_path / "annexed.wav").symlink_to(".git/annex/objects/x/SHA256E-s1--0.wav")
     refused(r"a pointer, whose content `git annex get \.` brings", decode, tmp_path / "annexed.wav")
 
@@ -161,9 +151,9 @@ def test_normalize_is_the_preprocessing_of_hubert_large(lengths, seed):
     padded = torch.full(wanted.shape, 9.0)
     for row, clip in enumerate(clips):
         padded[row, : len(clip)] = torch.from_numpy(clip)
-    torch.testing.assert_close(normalize(padded, torch.tensor(lengths)), wanted, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(audio.normalize(padded, torch.tensor(lengths)), wanted, atol=1e-4, rtol=1e-4)
     # a constant becomes silence
-    assert normalize(torch.full((1, 500), 0.25), torch.tensor([500])).abs().max() < 1e-3
+    assert audio.normalize(torch.full((1, 500), 0.25), torch.tensor([500])).abs().max() < 1e-3
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -182,14 +172,12 @@ def test_what_is_no_sound_of_one_voice_is_refused_alike_by_all(name, tmp_path):
 
 
 @pytest.mark.parametrize("rate", [16_000, 44_100])
-@pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "MP3"])
-def test_blocks_joined_are_the_whole(tmp_path, rate, kind, monkeypatch):
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
+def test_blocks_joined_are_the_whole(tmp_path, rate, suffix, monkeypatch):
     monkeypatch.setattr("ser_personal.audio.PIECE", 5_000)
-    noise = np.random.default_rng(0).normal(0, 0.1, (3 * rate, 2))
-    path = tmp_path / f"a.{kind.lower()}"
-    soundfile.write(path, noise, rate, format=kind)
+    path = write_noise(tmp_path / f"a.{suffix}", 3 * rate, rate, 2)
     for channel in (None, 1):
-        blocks = list(decode_blocks(path, 17_001, channel))
+        blocks = list(audio.decode_blocks(path, 17_001, channel))
         assert len({len(block) for block in blocks}) <= 2
         assert max(map(len, blocks)) <= 17_001
         np.testing.assert_allclose(np.concatenate(blocks), decode(path, channel=channel), atol=2e-6)

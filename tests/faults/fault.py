@@ -131,7 +131,7 @@ def labels(name: str, content: str) -> Make:
     return make
 
 
-def checkpoint(what: str, change: Callable[[dict], object]) -> Make:
+def checkpoint(what: str, change: Callable[[dict], object] = lambda _: None) -> Make:
     """Make bad.ckpt: a right checkpoint whose content `change` changes."""
 
     def make(good: Good, here: Path) -> None:

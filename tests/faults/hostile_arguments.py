@@ -7,49 +7,30 @@ class Mine(EmotionFineTuning):
     def __init__(self, **kwargs):
         1 / 0
 """
+FAILS = r"ser: Mine: can't be made \(ZeroDivisionError: division by zero; mine\.py, line 4\)"
+AVERAGING = "--trainer.callbacks+ StochasticWeightAveraging --trainer.callbacks.swa_lrs 0.1"
+STOPPING = "--trainer.callbacks+ EarlyStopping --trainer.callbacks.monitor val_acc"
+NO_SCORE = "callbacks EarlyStopping: the validation logs no val_acc. Give as its monitor one of .*val_ccc"
+BACKBONE = "--trainer.callbacks+ BackboneFinetuning"
 OF_FIT = [
     ("gradients of no batch", "--trainer.accumulate_grad_batches 0", "accumulate_grad_batches: 0 is out of range"),
-    (
-        "a model of one's own that fails",
-        "--model mine.Mine",
-        r"ser: Mine: can't be made \(ZeroDivisionError: division by zero; mine\.py, line 4\)",
-        text("mine.py", OWN),
-    ),
+    ("a model of one's own that fails", "--model mine.Mine", FAILS, text("mine.py", OWN)),
     ("other batches to resume", "--ckpt_path {finetune} --data.max_batch 5", r"with data\.max_batch 16, not 5\."),
     ("a device without its package", "--trainer.accelerator tpu", "ser fit: .*torch_xla"),
     ("adapters of no Transformer", "--model.encoder LogMelEncoder --model.lora.rank 2", "--model.lora: LogMelEncoder"),
     ("weights in half precision", "--trainer.precision bf16-true", "Give --trainer.precision bf16-mixed"),
-    (
-        "a callback of other weights",
-        "--trainer.callbacks+ StochasticWeightAveraging --trainer.callbacks.swa_lrs 0.1",
-        "changes weights, rates or batches in a way that",
-    ),
-    (
-        "a stop by a score that isn't",
-        "--trainer.callbacks+ EarlyStopping --trainer.callbacks.monitor val_acc",
-        "callbacks EarlyStopping: the validation logs no val_acc. Give as its monitor one of .*val_ccc",
-    ),
-    (
-        "a callback for other models",
-        "--trainer.callbacks+ BackboneFinetuning",
-        "callbacks BackboneFinetuning: .*backbone",
-    ),
+    ("a callback of other weights", AVERAGING, "changes weights, rates or batches in a way that"),
+    ("a stop by a score that isn't", STOPPING, NO_SCORE),
+    ("a callback for other models", BACKBONE, "callbacks BackboneFinetuning: .*backbone"),
     ("torch's synchronised norm on a CPU", "--trainer.sync_batchnorm true", "batchnorm true: is torch's for GPUs"),
-    (
-        "a validation every 0 epochs",
-        "--trainer.check_val_every_n_epoch 0",
-        "check_val_every_n_epoch: 0 is out of range",
-    ),
+    ("no validation", "--trainer.check_val_every_n_epoch 0", "check_val_every_n_epoch: 0 is out of range"),
     ("a callback that fails", "--trainer.callbacks+ Timer --trainer.callbacks.duration 00:00:00:20", "fit: .*Interval"),
 ]
-OF_OTHERS = [
-    ("more clusters than frames", [*KMEANS, "--num_clusters", "60000"], "num_clusters: 60000 clusters for .* frames"),
+MANY = [*KMEANS, "--num_clusters", "60000"]
+ARGUMENTS = [
+    *given(FIT, OF_FIT),
+    Fault("more clusters than frames", MANY, "num_clusters: 60000 clusters for .* frames"),
 ]
-
-
-ARGUMENTS = [*given(FIT, OF_FIT), *(Fault(*row) for row in OF_OTHERS)]
-
-
 CONFIG = [*FIT, "--config", "{here}/c.yaml"]
 
 
@@ -70,19 +51,13 @@ OF_CONFIG = [
     ("aliases of aliases of aliases", "c.yaml: holds more than 10,000 values", yaml(LAUGHS)),
     ("a trainer that is a number", "c.yaml: holds no `name: value` lines under trainer", yaml("trainer: 5\n")),
     ("a flag misspelt in YAML", r"'trainer\.max_epoch'\. Did you mean --trainer", yaml("trainer: {max_epoch: 1}\n")),
-    (
-        "null for a number",
-        "learning_rate: float.* not 'NoneType'",
-        yaml("model: {init_args: {learning_rate: null}}\n"),
-    ),
+    ("null for a number", "learning_rate: float.* not 'NoneType'", yaml("model: {init_args: {learning_rate: null}}\n")),
+]
+OF_KMEANS = [
+    ("a config of another command", "Option 'trainer.max_epochs' is not accepted", yaml("trainer: {max_epochs: 1}\n")),
 ]
 CONFIGS = [
     *faults(CONFIG, OF_CONFIG),
     Fault("NaN for a number", [*FIT, "--model.learning_rate", "nan"], "--model.learning_rate: nan is out of range"),
-    Fault(
-        "a config of another command",
-        [*KMEANS, "--config", "{here}/c.yaml"],
-        "Option 'trainer.max_epochs' is not accepted",
-        yaml("trainer: {max_epochs: 1}\n"),
-    ),
+    *faults([*KMEANS, "--config", "{here}/c.yaml"], OF_KMEANS),
 ]

@@ -4,9 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-import torch
 from fault import FIT, KMEANS, PAPT, TEST, Fault, Good, copied, cut, edited, faults, put, text
-from garbage import Trap
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
@@ -127,5 +125,4 @@ ARTEFACTS = [
     *faults(LABELS, OF_LABELS),
     *faults(BUNDLE, OF_BUNDLE),
     *faults(PROFILES, OF_PROFILES),
-    Fault("a pickle to import", IMPORT, r"x\.bin: names", lambda _, here: torch.save(Trap("touched"), here / "x.bin")),
 ]

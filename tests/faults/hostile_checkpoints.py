@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 
-from fault import FIT, TEST, Fault, checkpoint, faults, given
+from fault import FIT, TEST, Fault, checkpoint, faults
 
 TESTED = [*TEST, "--ckpt_path", "{here}/bad.ckpt"]
 RESUMED = [*FIT, "--ckpt_path", "{here}/bad.ckpt"]
@@ -34,14 +34,6 @@ def holding(value: object, *path: str) -> Callable[[dict], object]:
     return change(path, lambda content, name: content.update({name: value}))
 
 
-def as_it_is(_content: dict) -> None:
-    pass
-
-
-def lacking_a_weight(content: dict) -> None:
-    content["state_dict"].popitem()
-
-
 def diverged(content: dict) -> None:
     for weight in content["state_dict"].values():
         if weight.is_floating_point():
@@ -52,10 +44,10 @@ OF_TESTED = [
     ("no weights", "bad.ckpt: isn't a checkpoint of ser_personal, without state_dict", tuned(without("state_dict"))),
     ("a setting that isn't", r"EmotionFineTuning \(Option 'speed'", tuned(holding(3, SETTINGS, "speed"))),
     ("a command as its class", "holds system, the config names", tuned(holding("os.system", SETTINGS, "_class_path"))),
-    ("a model of another class", "holds PAPT, the config names EmotionFineTuning", papt(as_it_is)),
+    ("a model of another class", "holds PAPT, the config names EmotionFineTuning", papt()),
     ("a description of no encoder", DAMAGED, tuned(without(NAME, "encoder_config"))),
     ("a fusion that isn't", DAMAGED, tuned(holding("middle", NAME, "fusion"))),
-    ("a weight missing", f"{DAMAGED}.*Missing key", tuned(lacking_a_weight)),
+    ("a weight missing", f"{DAMAGED}.*Missing key", tuned(lambda content: content["state_dict"].popitem())),
     ("weights of NaN", "not a finite number. The model may have diverged", tuned(diverged)),
 ]
 OF_RESUMED = [
@@ -63,13 +55,13 @@ OF_RESUMED = [
     ("other speakers to resume", "on other speakers", tuned(holding({"train_speakers": ["x"]}, "EmotionDataModule"))),
 ]
 EMPTY = [{"state": {}, "param_groups": []}]
-LONGER = "--trainer.max_epochs 9 --data.max_batch 16"
-OTHER_OPTIMISER = ("another optimiser to resume", LONGER, DAMAGED, tuned(holding(EMPTY, "optimizer_states")))
+UNSAFE = [*TEST, "--ckpt_path", "{finetune}", "--weights_only", "false"]
+LONGER = [*RESUMED, "--trainer.max_epochs", "9", "--data.max_batch", "16"]
 CHECKPOINTS = [
     *faults(TESTED, OF_TESTED),
     *faults(RESUMED, OF_RESUMED),
-    *given(RESUMED, [OTHER_OPTIMISER]),
+    Fault("another optimiser to resume", LONGER, DAMAGED, tuned(holding(EMPTY, "optimizer_states"))),
     Fault("PAPT without a weight to start from", FROM_PAPT, f"{DAMAGED}.*Missing", papt(without("state_dict", MASK))),
-    Fault("PAPT to export", EXPORTED, "bad.ckpt: isn't fine-tuned for emotion", papt(as_it_is)),
-    *given(TEST, [("a checkpoint to run", "--ckpt_path {finetune} --weights_only false", "unrecognized arg.*: --wei")]),
+    Fault("PAPT to export", EXPORTED, "bad.ckpt: isn't fine-tuned for emotion", papt()),
+    Fault("a checkpoint to run", UNSAFE, "unrecognized arg.*: --weights_only"),
 ]

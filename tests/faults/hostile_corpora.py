@@ -25,20 +25,16 @@ OF_CHECK = [
     ("a cell too many", "line 4: 5 cells where the header has 4", table("x.wav,s,train,4,5")),
 ]
 TURNS = ["annotate", "{here}/turns.tsv", "--model", "{bundle}", "--out", "{here}/out.csv", "--speaker-from", "column"]
-OF_TURNS = [
-    ("turns by onset", "column onset would say what part", text("turns.tsv", "path\tspeaker\tonset\na\tb\t1\n")),
-]
+ONSETS = text("turns.tsv", "path\tspeaker\tonset\na\tb\t1\n")
 OF_FIT_TABLE = [
     ("no training set", "no utterance is left", text("corpus.csv", "path,speaker,split,arousal\nx.wav,s,test,2\n")),
     ("an id twice", "lists 1 utterance ids more than once: good", table("good.flac,s,train,4")),
 ]
-OF_MSP = [
-    ("labels without a split", "no column Split_Set, EmoV", labels("labels_consensus.csv", "FileName,EmoAct,SpkrID")),
-]
+UNSPLIT = labels("labels_consensus.csv", "FileName,EmoAct,SpkrID")
 CORPORA = [
     *faults(CHECK, OF_CHECK),
-    *faults(TURNS, OF_TURNS),
+    Fault("turns by onset", TURNS, "column onset would say what part", ONSETS),
     *faults(FIT_TABLE, OF_FIT_TABLE),
-    *faults(MSP, OF_MSP),
+    Fault("labels without a split", MSP, "no column Split_Set, EmoV", UNSPLIT),
     Fault("attributes twice", [*FIT, "--model.attributes", "[arousal,arousal]"], "can't be arousal, arousal"),
 ]

@@ -23,10 +23,6 @@ def first_prediction(cell: str) -> Make:
     return make
 
 
-def vectors(**arrays: np.ndarray) -> Make:
-    return lambda _good, here: np.savez(here / "v.npz", **arrays)
-
-
 def all_of(vector: np.ndarray) -> Make:
     return lambda good, here: np.savez(here / "v.npz", **dict.fromkeys(np.load(good.vectors), vector))
 
@@ -36,12 +32,15 @@ def in_run(name: str, change: Callable[[Path], object]) -> Make:
     return copied("run", "run", lambda folder: change(folder / name))
 
 
-PREDICTED = "utterance,speaker,arousal_raw\nu,s,3\n"
 OF_CALIBRATE = [
     ("predictions of nobody", "p.csv: no column utterance", text("p.csv", "a,b\n1,2\n")),
     ("predictions without any", "no column whose name ends in _raw", text("p.csv", "utterance,speaker\nu,s\n")),
     ("predictions in words", "utterance .*: arousal_raw is 'high', not a finite number", first_prediction("high")),
-    ("predictions without vectors", "utterance u has no vector", text("p.csv", PREDICTED)),
+    (
+        "predictions without vectors",
+        "utterance u has no vector",
+        text("p.csv", "utterance,speaker,arousal_raw\nu,s,3\n"),
+    ),
 ]
 OF_VECTORS = [
     ("vectors that aren't there", "v.npz: no such file"),

@@ -6,18 +6,7 @@ from invented_run import invent
 
 from ser_personal.calibration.divergence import SpeakerShift
 from ser_personal.evaluation.run_files import SpeakerVectors, read_run
-from ser_personal.report.audit import (
-    METRICS,
-    SHIFTS,
-    analyse_shifts,
-    by_amount_of_speech,
-    by_gender,
-    compare_groups,
-    figures,
-    harm,
-    probe,
-    speaker_sums,
-)
+from ser_personal.report import audit
 from ser_personal.report.bootstrap import Bootstrap, Estimate
 from ser_personal.scores import concordance, score
 
@@ -69,12 +58,12 @@ def by_hand(predictions, labels, speaker_ids):
     scores = score(predictions[:, None], labels[:, None], speaker_ids, ["x"], min_utterances=MINIMUM)["x"]
     error = (predictions - labels)[~np.isnan(labels)]
     values = (scores.overall_ccc, scores.average_ccc, error.mean(), np.abs(error).mean())
-    return dict(zip(METRICS, values, strict=True))
+    return dict(zip(audit.METRICS, values, strict=True))
 
 
 def compare(predictions, labels, speaker_ids, group_of):
     bootstrap = Bootstrap(200)
-    return compare_groups(predictions, labels, speaker_ids, group_of, min_utterances=MINIMUM, bootstrap=bootstrap)
+    return audit.compare_groups(predictions, labels, speaker_ids, group_of, min_utterances=MINIMUM, bootstrap=bootstrap)
 
 
 def test_groups_are_scored_as_if_they_stood_alone_without_unknown_speakers_and_those_in_no_group(toy):
@@ -88,7 +77,7 @@ def test_groups_are_scored_as_if_they_stood_alone_without_unknown_speakers_and_t
         for name, rows in (("even", member == "even"), ("odd", member == "odd"))
     }
     assert found["even"].scores.speakers == 5
-    for metric in METRICS:
+    for metric in audit.METRICS:
         value, gap = (getattr(of, metric).value for of in (found["even"].scores, found["even"].gap))
         assert value == pytest.approx(expected["even"][metric])
         assert gap == pytest.approx(expected["even"][metric] - expected["odd"][metric])
@@ -98,12 +87,12 @@ def test_groups_are_scored_as_if_they_stood_alone_without_unknown_speakers_and_t
 def test_a_draw_is_scored_as_if_its_speakers_were_people_of_their_own(toy):
     predictions, labels, _ = toy
     rows_of = [np.arange(8 * n, 8 * n + 8) for n in range(12)]
-    sums = speaker_sums(predictions, labels, rows_of, MINIMUM)
+    sums = audit.speaker_sums(predictions, labels, rows_of, MINIMUM)
     drawn = np.random.default_rng(0).integers(12, size=12)
-    found = figures(sums, np.bincount(drawn, minlength=12)[None].astype(float))
+    found = audit.figures(sums, np.bincount(drawn, minlength=12)[None].astype(float))
     rows = np.concatenate([rows_of[speaker] for speaker in drawn])
     expected = by_hand(predictions[rows], labels[rows], np.repeat([f"copy{n}" for n in range(12)], 8).tolist())
-    for metric in METRICS:
+    for metric in audit.METRICS:
         assert found[metric][0] == pytest.approx(expected[metric])
 
 
@@ -119,11 +108,11 @@ def test_speakers_are_divided_by_gender_and_amount_of_speech(tmp_path):
     (few,) = read_run(invent(tmp_path, speakers=4, utterances=10)).sets
     of = {id_: replace(one, utterances=10 * place) for place, (id_, one) in enumerate(few.speakers.items(), 1)}
     few = replace(few, speakers=of)
-    assert by_gender(few).group_of == {"s00": "Female", "s01": "Male", "s02": "Female", "s03": "Male"}
+    assert audit.by_gender(few).group_of == {"s00": "Female", "s01": "Male", "s02": "Female", "s03": "Male"}
     amounts = ["at most 25 utterances"] * 2 + ["over 25 utterances"] * 2
-    assert list(by_amount_of_speech(few).group_of.values()) == amounts
+    assert list(audit.by_amount_of_speech(few).group_of.values()) == amounts
     # where nobody is known
-    assert by_amount_of_speech(replace(few, speakers={})).group_of == {}
+    assert audit.by_amount_of_speech(replace(few, speakers={})).group_of == {}
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +126,7 @@ def few_repeats(monkeypatch):
 
 
 def test_harmed_speakers_are_counted(run):
-    found, changes = harm(run, run.sets[0], "arousal", Bootstrap(200)), {}
+    found, changes = audit.harm(run, run.sets[0], "arousal", Bootstrap(200)), {}
     for speaker, rows in run.sets[0].utterances.groupby("speaker"):
         raw, calibrated, label = (rows[f"arousal_{kind}"].to_numpy() for kind in ("raw", "calibrated", "label"))
         changes[speaker] = concordance(calibrated, label) - concordance(raw, label)
@@ -154,7 +143,7 @@ def test_harmed_speakers_are_counted(run):
 
 def probed(vectors, genders):
     ids = tuple(f"s{n}" for n in range(len(genders)))
-    return probe("toy", SpeakerVectors(ids, vectors), dict(zip(ids, genders, strict=True)), Bootstrap(200))
+    return audit.probe("toy", SpeakerVectors(ids, vectors), dict(zip(ids, genders, strict=True)), Bootstrap(200))
 
 
 def test_a_linear_probe_is_balanced_and_never_tested_on_speakers_that_it_was_fitted_on():
@@ -173,8 +162,9 @@ def test_a_linear_probe_is_balanced_and_never_tested_on_speakers_that_it_was_fit
 def test_correlations_have_intervals_over_speakers_with_both_shifts_and_a_ccc(run):
     test_set = run.sets[0]
     first = replace(test_set.speakers["s00"], shift=SpeakerShift(9.0, {"arousal": np.nan}))
-    found = analyse_shifts(replace(test_set, speakers=test_set.speakers | {"s00": first}), "arousal", Bootstrap(300))
-    assert (found.speakers, list(found.correlations)) == (23, list(SHIFTS))
+    changed = replace(test_set, speakers=test_set.speakers | {"s00": first})
+    found = audit.analyse_shifts(changed, "arousal", Bootstrap(300))
+    assert (found.speakers, list(found.correlations)) == (23, list(audit.SHIFTS))
     ccc = test_set.row("raw").scores["arousal"].per_speaker
     of_feature = found.correlations["feature_shift_and_ccc"]
     assert of_feature.value == pytest.approx(np.corrcoef(np.arange(23), [ccc[name] for name in sorted(ccc)[1:]])[0, 1])
