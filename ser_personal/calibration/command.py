@@ -91,17 +91,15 @@ def _numbers(rows: Sequence[Row], columns: Sequence[str], path: Path, *, filled:
     return np.array([numbers(row) for row in rows])
 
 
-def require_on_scale(
-    values: NDArray[np.float64], kind: str, attributes: Sequence[str], scale: tuple[float, float], path: str | Path
-) -> None:
-    """Refuse predictions (n, attributes) most of which are outside the scale, and labels any of which is."""
+def require_on_scale(values: pd.DataFrame, kind: str, scale: tuple[float, float], path: str | Path) -> None:
+    """Refuse predictions most of which are outside the scale, and labels any of which is; a row is an utterance."""
     low, high = scale
     rounding = FLOAT32_ROUNDING * (high - low)
-    for attribute, column in zip(attributes, values.T, strict=True):
-        outside = int(((column < low - rounding) | (column > high + rounding)).sum())
-        present = int((~np.isnan(column)).sum())
-        if outside > (0 if kind == "labels" else present / 2):
-            what = f"{outside} of {present} {kind} of {attribute} are outside the labels' scale, {low:g} to {high:g}"
+    for attribute, column in values.items():
+        outside = column[(column < low - rounding) | (column > high + rounding)]
+        if len(outside) > (0 if kind == "labels" else column.count() / 2):
+            what = f"{len(outside)} of {column.count()} {kind} of {attribute}, the first {outside.iloc[0]:g} of"
+            what += f" utterance {outside.index[0]}, are outside the labels' scale, {low:g} to {high:g}"
             remedy = f"Bring them to it: from A to B by {low:g} + {high - low:g} * (value - A) / (B - A)"
             raise UserError(what, where=path, remedy=remedy)
 
@@ -153,13 +151,13 @@ def calibrate_tables(
     of_bank = pooled if bank_vectors is None else read_vectors(Path(bank_vectors))
     options = PLDCSettings(shift_mean=False, scale_std=True, prior_utterances=PRIOR_UTTERANCES, **settings)
     if is_table(Path(bank)):
-        names, _, told = read_predictions(Path(bank), of_bank, training=True)
+        names, listed, told = read_predictions(Path(bank), of_bank, training=True)
         training = SpeakerBank.from_utterances(told.speaker_ids, told.pooled, told.labels, names, scale)
-        require_on_scale(told.labels, "labels", names, scale, bank)
+        require_on_scale(pd.DataFrame(told.labels, listed["utterance"], names), "labels", scale, bank)
     else:
         training = SpeakerBank.load(bank)
-    require_on_scale(predicted.predictions, "predictions", attributes, training.scale, predictions)
-    require_on_scale(predicted.labels, "labels", attributes, training.scale, predictions)
+    for kind, values in (("predictions", predicted.predictions), ("labels", predicted.labels)):
+        require_on_scale(pd.DataFrame(values, named["utterance"], attributes), kind, training.scale, predictions)
     if shared := sorted({*training.speaker_ids} & {*predicted.speaker_ids}):
         what = f"{len(shared)} of its speakers are in the bank as well, with their labels: {first_few(shared)}"
         remedy = "Leave them out of one of the two, or rename them where they are other people"

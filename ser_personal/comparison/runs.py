@@ -262,7 +262,7 @@ def added_run(argument: str, runs: Sequence[ComparedRun]) -> ComparedRun:
     for split, part in tested.groupby("split", sort=False):
         values = np.array([values_of[one] for one in part["utterance"]])
         if scales:
-            require_on_scale(values, "predictions", list(predicted), scales[0], path)
+            require_on_scale(pd.DataFrame(values, part["utterance"], [*predicted]), "predictions", scales[0], path)
         labels = part[[f"{one}_label" for one in predicted]].to_numpy(dtype=np.float64)
         speakers = [speaker or None for speaker in part["speaker"]]
         scores = score(values, labels, speakers, list(predicted))

@@ -41,22 +41,22 @@ def load_released_head(path: str | Path) -> tuple[PredictionHead, str, bool]:
 
 
 def import_released(file: str, out: str, codebook: str | None = None, *, replace: bool = False) -> None:
-    """Convert a released codebook or prediction head to safetensors.
+    """Convert a released codebook or prediction head to safetensors, as `ser import` does.
 
-    scikit-learn's k-means, dumped by joblib (`hubert_base_ls960_L9_km500.bin`), becomes codebook.safetensors, for
-    `ser kmeans --codebook`; a fairseq HuBERT checkpoint becomes prediction_head.safetensors, for PAPT. Which label
-    embedding belongs to which cluster is read from the dictionary in the checkpoint. Where there is none, cluster k is
-    assumed to be row k + 4, after fairseq's special tokens.
+    Which label embedding belongs to which cluster is read from the dictionary in the checkpoint. Where there is none,
+    cluster k is assumed to be row k + 4, after fairseq's special tokens.
 
     Args:
         file: the codebook or checkpoint; nothing in it is executed.
         out: folder to write to.
-        codebook: codebook.safetensors whose clusters a checkpoint was trained on; required for a checkpoint.
+        codebook: codebook.safetensors whose clusters a checkpoint was trained on; needed for one, and refused else.
         replace: replace a file that exists already.
     """
     path, folder = Path(file), Path(out)
     content = read_arrays(path)
     if isinstance(content, Inert) and isinstance(content.state, dict) and "cluster_centers_" in content.state:
+        if codebook is not None:
+            raise UserError(f"is for a checkpoint, and {path} is a codebook", where="--codebook", remedy="Leave it out")
         centres = content.state["cluster_centers_"]
         is_matrix = isinstance(centres, np.ndarray) and centres.ndim == 2 and centres.dtype.kind == "f"
         if not (is_matrix and np.isfinite(centres).all()):
@@ -69,11 +69,8 @@ def import_released(file: str, out: str, codebook: str | None = None, *, replace
         return
     head, order = _head(content, path)
     if codebook is None:
-        raise UserError(
-            "doesn't say which codebook its head was trained on",
-            where=path,
-            remedy="Add --codebook released/codebook.safetensors, imported from the k-means of its release",
-        )
+        remedy = "Add --codebook released/codebook.safetensors, imported from the k-means of its release"
+        raise UserError("doesn't say which codebook its head was trained on", where=path, remedy=remedy)
     of_head = Codebook.load(codebook)
     clusters, final_dim = head["label_embeddings"].shape
     if len(of_head.centroids) != clusters:
@@ -94,11 +91,9 @@ def _head(content: Any, path: Path) -> tuple[dict[str, Tensor], str]:
         symbols = dictionaries[0].state["symbols"] if dictionaries else assumed
         rows = {int(symbol): row for row, symbol in enumerate(symbols) if str(symbol).isdecimal()}
     except (AttributeError, LookupError, TypeError) as error:
-        raise UserError(
-            "is neither a k-means codebook nor a fairseq HuBERT checkpoint with its prediction head",
-            where=path,
-            remedy="Give a pre-trained model, not a fine-tuned one, which has no head any more",
-        ) from error
+        what = "is neither a k-means codebook nor a fairseq HuBERT checkpoint with its prediction head"
+        remedy = "Give a pre-trained model, not a fine-tuned one, which has no head any more"
+        raise UserError(what, where=path, remedy=remedy) from error
     if weight.ndim != 2 or len(weight) != len(bias) or embeddings.ndim != 2 or embeddings.shape[1] != len(weight):
         what = f"its head has several label sets: {len(weight)} projections, {tuple(embeddings.shape)} label embeddings"
         raise UserError(what, where=path, remedy="Give a checkpoint that was trained on one set of clusters")

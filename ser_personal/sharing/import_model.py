@@ -61,13 +61,19 @@ def import_model(
     if not path.exists() and not is_hub_name(model):
         remedy = "Give a model's folder or zip, its name on the Hugging Face hub, or a released checkpoint or codebook"
         raise UserError("no such file or folder", where=model, remedy=remedy)
-    if path.is_file() and path.suffix.lower() != ".zip":
+    if path.exists() and revision is not None:
+        raise UserError("is local, and has no revisions", where=model, remedy="Leave --revision out, or rename it")
+    is_released = path.is_file() and path.suffix.lower() != ".zip"
+    of_model = {"--attributes": attributes is not None, "--scale": scale != MSP_SCALE}
+    of_other = of_model if is_released else {"--codebook": codebook is not None, "--replace": replace}
+    for flag in (flag for flag, is_given in of_other.items() if is_given):
+        used_for = "an emotion model" if is_released else "a released codebook or checkpoint"
+        raise UserError(f"is for {used_for}, and {model} is none", where=flag, remedy="Leave it out")
+    if is_released:
         from ser_personal.pretrain.released import import_released
 
         import_released(model, out, codebook, replace=replace)
         return
-    if path.exists() and revision is not None:
-        raise UserError("is local, and has no revisions", where=model, remedy="Leave --revision out, or rename it")
     require_scale(scale)
     check_empty(Path(out))
     # torch and transformers, after what can be refused without them

@@ -189,5 +189,6 @@ def test_predictions_on_another_scale_and_any_label_outside_it_are_refused(table
         frame.loc[5, column] = 7.5
     frame.to_csv(tmp_path / "scaled.csv", index=False)
     assert run(tables, **{table: tmp_path / "scaled.csv"})[0] == 2
-    told = rf"{'' if many else '1 of '}\d+ {'labels' if kind == 'label' else 'predictions'} of arousal are outside"
-    assert re.search(rf"scaled.csv: .*{told}.*, 1 to 7. Bring .* by 1 \+ 6 \*", capsys.readouterr().err)
+    first = f", the first {frame[column][0]:g} of utterance {frame['utterance'][0]}" if many else ", the first 7.5 of"
+    told = rf"{'' if many else '1 of '}\d+ {'labels' if kind == 'label' else 'predictions'} of arousal{first}"
+    assert re.search(rf"scaled.csv: .*{told}.* are outside .*, 1 to 7. Bring .* by 1 \+ 6 \*", capsys.readouterr().err)

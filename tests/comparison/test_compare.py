@@ -311,7 +311,7 @@ def test_predictions_of_another_method_that_cannot_join(runs, mine, mistake):
         (table.rename(columns={"arousal": "arousal_raw"}), 'no column arousal .found: .*--add "mine=.*mine.csv:raw"'),
         (
             table.assign(arousal=(table.arousal - 1) / 6),
-            r"mine.csv: (\d+) of \1 predictions of arousal are outside the labels' scale, 1 to 7. "
+            r"mine.csv: (\d+) of \1 predictions of arousal, the first [\d.]+ of utterance u\d+, are outside .*1 to 7. "
             r"Bring.* by 1 \+ 6 \* \(value - A\) / \(B - A\)",
         ),
     ):

@@ -59,6 +59,7 @@ def test_sklearn_codebook_becomes_ours(tmp_path, monkeypatch, aligned):
         monkeypatch.setattr("joblib.numpy_pickle.NumpyArrayWrapper.__init__.__defaults__", (False, None))
     joblib.dump(model, tmp_path / "km.bin")
     import_released(str(tmp_path / "km.bin"), str(tmp_path / "out" / "deeper"))
+    refused("--codebook: is for a checkpoint", import_released, str(tmp_path / "km.bin"), str(tmp_path), "c")
     imported = Codebook.load(tmp_path / "out" / "deeper" / "codebook.safetensors")
     np.testing.assert_array_equal(imported.centroids, model.cluster_centers_.astype(np.float32))
 

@@ -155,12 +155,16 @@ def test_what_is_no_such_model_is_one_line_and_nothing_is_written(kind, tmp_path
 
 def test_what_an_import_refuses_of_a_name_or_a_good_model(tmp_path, monkeypatch, mistake):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    model, out = write_dense(tmp_path / "model"), tmp_path / "out"
+    model, out, released = write_dense(tmp_path / "model"), tmp_path / "out", tmp_path / "model" / "model.safetensors"
     for arguments, what in (
         (["nobody/nothing", "--out", out], "neither a folder nor a model that the Hugging Face hub gives"),
         (["nothing.pt", "--out", out], "nothing.pt: no such file or folder"),
         ([model, "--out", tmp_path], "isn't an empty folder"),
         ([model, "--out", out, "--revision", "v9"], "is local, and has no revisions"),
+        ([model, "--out", out, "--codebook", "c"], "--codebook: is for a released codebook or checkpoint, and"),
+        ([model, "--out", out, "--replace", "true"], "--replace: is for a released codebook or checkpoint, and"),
+        ([released, "--out", out, "--attributes", "[arousal]"], "--attributes: is for an emotion model, and"),
+        ([released, "--out", out, "--scale", "[1,5]"], "--scale: is for an emotion model, and"),
         ([model, "--out", out, "--scale", "[5,1]"], "scale: (5.0, 1.0) is an empty range or an endless one"),
     ):
         assert what in mistake("import", *arguments)
