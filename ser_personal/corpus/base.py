@@ -26,6 +26,8 @@ from ser_personal.errors import UserError, require_scale
 from ser_personal.files import atomic_write, content_hash, file_key
 from ser_personal.types import PositiveFinite, Utterance
 
+# of emotion annotations in common corpora, the narrowest first
+SCALES = ((0, 1), (-1, 1), (1, 5), (1, 7), (1, 9), (0, 10), (0, 100), (-100, 100))
 ROUNDED = 0.05  # seconds that a segment may end after its recording
 # More than cores: on network storage the threads wait for the disk, not for a core.
 HEADER_THREADS = 16
@@ -90,8 +92,8 @@ class Corpus(ABC):
         """The utterances by set."""
         return SpeakerSplits.from_utterances(self.utterances, self.allow_overlap)
 
-    def scale_flags(self, utterances: Sequence[Utterance], prefix: str = "--data.corpus") -> str | None:
-        """Write this corpus with the narrowest common scale of its labels; None where none is, or its own is fixed."""
+    def scale_flags(self, listed: Sequence[Utterance], scales: Sequence[tuple[float, float]] = SCALES) -> str | None:
+        """Write this corpus with the first scale that holds its labels; None where none does, or its own is fixed."""
         return None
 
     def listed(self) -> list[Utterance]:

@@ -104,8 +104,8 @@ def check(corpus: Corpus | str, write: str | None = None, *, decode: bool = True
     finding = examine(opened, console, decode=decode)
     _show(finding, console)
     outside = any(problem.kind is LABEL_OUTSIDE for problem in finding.problems)
-    if outside and (flags := opened.scale_flags(finding.utterances, "--corpus")):
-        line = f"Where that is the corpus's scale: `ser check {flags}`"
+    if outside and (flags := opened.scale_flags(finding.utterances)):
+        line = f"Where that is the corpus's scale: `ser check {flags.replace('--data.corpus', '--corpus')}`"
         console.print(line, soft_wrap=True, markup=False, highlight=False)
     problems = finding.problems if write is None else _write(finding, opened, Path(write), console)
     return int(any(problem.kind.fatal for problem in problems))

@@ -12,7 +12,7 @@ from typing import Any
 from typing_extensions import override
 
 from ser_personal.audio import BAD_AUDIO
-from ser_personal.corpus.base import Corpus, audio_path
+from ser_personal.corpus.base import SCALES, Corpus, audio_path, labels_outside
 from ser_personal.corpus.msp_podcast import AUDIO_FOLDERS, MSPPodcast
 from ser_personal.corpus.splits import canonical_split
 from ser_personal.corpus.table import SEGMENT, attribute_labels, is_table, known, read_rows, segment, write_rows
@@ -20,8 +20,6 @@ from ser_personal.errors import UserError
 from ser_personal.types import ATTRIBUTES, Utterance, plain_name
 
 TABLE = "corpus.csv"
-# of emotion annotations in common corpora, the narrowest first
-SCALES = ((0, 1), (-1, 1), (1, 5), (1, 7), (1, 9), (0, 10), (0, 100), (-100, 100))
 COLUMNS = ("path", "speaker", "split", *ATTRIBUTES, "gender", "emotion", "id")
 
 
@@ -50,12 +48,11 @@ class CSVCorpus(Corpus):
         return self._path / TABLE if self._path.is_dir() else self._path
 
     @override
-    def scale_flags(self, utterances: Sequence[Utterance], prefix: str = "--data.corpus") -> str | None:
-        labels = [label for each in utterances for label in each.labels.values() if not isnan(label)]
-        for low, high in SCALES:
-            if low <= min(labels) and max(labels) <= high:
-                path = shlex.quote(str(self._path))
-                return f"{type(self).__name__} {prefix}.path {path} {prefix}.scale '[{low},{high}]'"
+    def scale_flags(self, listed: Sequence[Utterance], scales: Sequence[tuple[float, float]] = SCALES) -> str | None:
+        for scale in scales:
+            if not any(labels_outside(utterance, scale) for utterance in listed):
+                path, ends = shlex.quote(str(self._path)), f"{scale[0]:g},{scale[1]:g}"
+                return f"{type(self).__name__} --data.corpus.path {path} --data.corpus.scale '[{ends}]'"
         return None
 
     @override

@@ -159,7 +159,9 @@ class EmotionDataModule(SpeechDataModule[EmotionBatch]):
         if (low, high) != self.scale and has_labels and self.target == "attributes":
             own = f"{self.scale[0]:g} to {self.scale[1]:g}"
             what = f"was trained on labels from {low:g} to {high:g}, and this corpus's scale is {own}"
-            remedy = "Bring its labels to that scale, or where they are on it, give the corpus that scale"
+            remedy = "Bring its labels to that scale, in a table"
+            if flags := self.corpus.scale_flags(self.utterances, [(low, high)]):
+                remedy += f", or where they are on it, give it as `--data.corpus {flags}`"
             raise UserError(what, where="the checkpoint", remedy=remedy)
         super().load_state_dict(state_dict)
 

@@ -118,8 +118,11 @@ def test_a_checkpoint_of_other_features_is_refused(corpus, cache_folder, tmp_pat
 
 def test_a_checkpoint_of_another_scale_is_refused_where_there_are_labels(corpus_folder):
     state = EmotionDataModule(CSVCorpus(str(corpus_folder), scale=(1, 9))).state_dict()
-    line = "trained on labels from 1 to 9, and this corpus's scale is 1 to 7"
-    refused(line, EmotionDataModule(CSVCorpus(str(corpus_folder))).load_state_dict, state)
+    flags = rf"CSVCorpus --data.corpus.path {corpus_folder} --data.corpus.scale '\[1,9]'"
+    line = f"trained on labels from 1 to 9, and this corpus's scale is 1 to 7. .*as `--data.corpus {flags}`"
+    load = EmotionDataModule(CSVCorpus(str(corpus_folder))).load_state_dict
+    refused(line, load, state)
+    refused(r"to 5, and .* to that scale, in a table\.$", load, state | {"scale": [1.0, 5.0]})
     unlabelled = CSVCorpus(str(corpus_folder))
     unlabelled.utterances = [replace(each, labels={}) for each in unlabelled.utterances]
     EmotionDataModule(unlabelled).load_state_dict(state)

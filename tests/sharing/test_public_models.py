@@ -99,6 +99,7 @@ def test_outputs_are_label_points_of_the_scale_that_is_asked_for(tmp_path, wavef
     data, config = ["--data.corpus", synthetic_corpus], ["--config", "configs/pldc.yaml"]
     line = mistake("test", *config, *data, "--ckpt_path", tmp_path / "out" / "finetune.ckpt")
     assert "was trained on labels from 1 to 5, and this corpus's scale is 1 to 7. Bring" in line
+    assert line.rstrip().endswith("to that scale, in a table.")
     # one whose head has the scale itself
     write, outputs = FORMS["vox"]
     assert ser("import", write(tmp_path / "vox"), "--out", tmp_path / "own", "--scale", "[1,5]") == 0
