@@ -26,24 +26,20 @@ from ser_personal.speakers.features import SpeakerEmbedder
 CONFIGS = sorted(path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY / "configs").rglob("*.yaml"))
 
 
-def command_in(config: str) -> list[str]:
-    """The command that a YAML's own comment gives, of those that use it."""
-    commands = re.findall(r"^#\s+(ser .*?)(?:\s+->.*|\s+\.\.\.)?$", (REPOSITORY / config).read_text(), re.MULTILINE)
-    return next(words for command in commands if config in (words := shlex.split(command)))
-
-
 @pytest.mark.parametrize("config", CONFIGS)
 def test_the_command_of_every_config_is_built(config, synthetic_corpus, finetuned_checkpoint, tmp_path, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
-    files = {"CORPUS": synthetic_corpus, "finetune.ckpt": finetuned_checkpoint}
-    _, name, *rest = (str(files.get(word, word)) for word in command_in(config))
+    # that the YAML's own comment gives, of those that use it
+    text, files = Path(config).read_text(), {"CORPUS": synthetic_corpus, "finetune.ckpt": finetuned_checkpoint}
+    commands = map(shlex.split, re.findall(r"^#\s+(ser .*?)(?:\s+->.*|\s+\.\.\.)?$", text, re.MULTILINE))
+    _, name, *rest = (str(files.get(word, word)) for word in next(words for words in commands if config in words))
     if name in COMMANDS:
         parse(COMMANDS[name].load(), f"ser {name}", COMMANDS[name].positional, rest)
     else:
         assert name in STAGES
         monkeypatch.setattr("ser_personal.stages.stage_cli.StageCLI._run_subcommand", lambda *_: None)
         built = stage(name, *rest, "--trainer.accelerator", "cpu", "--trainer.default_root_dir", tmp_path)
-        trainer = yaml.safe_load((REPOSITORY / config).read_text()).get("trainer", {})
+        trainer = yaml.safe_load(text).get("trainer", {})
         wanted = trainer.get("callbacks") or trainer.get("callbacks+") or []
         assert {entry["class_path"] for entry in wanted} <= {type(each).__name__ for each in built.trainer.callbacks}
 

@@ -36,10 +36,9 @@ def test_the_whole_method_reaches_its_number(synthetic_corpus, tmp_path):
 
 
 SPEECH = Path(os.environ.get("SER_TEST_SPEECH", "speech"))
-MISSING = "no real speech here: SER_TEST_SPEECH names a folder with ravdess/"
 
 
-@pytest.mark.skipif(not SPEECH.is_dir(), reason=MISSING)
+@pytest.mark.skipif(not SPEECH.is_dir(), reason="no real speech here: SER_TEST_SPEECH names a folder with ravdess/")
 def test_ridge_regression_hears_arousal_in_speakers_it_was_not_trained_on() -> None:
     splits = CSVCorpus(str(SPEECH / "ravdess" / "corpus.csv")).splits
     train, test = splits.train[::8], splits.test["test1"][::8]

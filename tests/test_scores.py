@@ -7,7 +7,7 @@ import pytest
 from garbage import refused
 
 from ser_personal.files import write_json
-from ser_personal.scores import Moments, as_json, ccc_from_sums, concordance, from_json, mean_scores, score
+from ser_personal.scores import Moments, as_json, from_json, mean_scores, score
 
 
 @pytest.fixture
@@ -109,11 +109,3 @@ def test_equal_values_have_no_deviation_and_no_value_adds_nothing():
     assert np.isnan(nothing.std).all()
     assert Moments.of(np.ones((3, 2))).merge(nothing).count.tolist() == [3, 3]
     assert Moments.of(np.ones((0, 2))).count.tolist() == [0, 0]
-
-
-def test_ccc_of_sums(table):
-    predictions, labels = table[0][:, 0], np.nan_to_num(table[1][:, 0])
-    x, y = predictions - 4, labels - 4
-    sums = [np.array([part.sum()]) for part in (np.ones(80), x, y, x * x, y * y, x * y)]
-    assert ccc_from_sums(*sums) == pytest.approx([concordance(predictions, labels)])
-    assert np.isnan(ccc_from_sums(*np.zeros((6, 1))))

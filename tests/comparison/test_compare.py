@@ -135,16 +135,13 @@ def test_runs_that_cannot_be_compared_are_refused():
     refused("no recipe was tested on all 12 speakers of test1", join_runs, runs)
 
 
-def write_record(folder, record):
-    write_json(folder / "done.json", asdict(record))
-
-
 def test_the_gap_of_a_study_is_the_difference_of_raw_scores(tmp_path):
     points = {(7, "dependent"): 0.5, (20, "dependent"): 0.6, (20, "independent"): 0.9}
     for (number, side), error in (points | {(100, "dependent"): 0.5, (100, "independent"): 0.5}).items():
         folder = tmp_path / "runs" / "vanilla" / f"{number}_{side}"
         LARGE.write(folder / "test", LARGE.row(error), LARGE.row(0.1, "sigma"))
-        write_record(folder, RunRecord("vanilla", "recipe", 0, None, None, "test", (), (), number, side))
+        record = RunRecord("vanilla", "recipe", 0, None, None, "test", (), (), number, side)
+        write_json(folder / "done.json", asdict(record))
     compare([str(tmp_path)], resamples=200)
     page = (tmp_path / "comparison.md").read_text()
     assert "| vanilla, 20 speakers, dependent | raw | 1 | " in page
@@ -214,11 +211,12 @@ def test_a_study_s_page_holds_its_costs_what_its_recipes_share_and_pre_trainings
         name = folder.split("/")[1]
         kept = scores and dict(zip(PRETRAINING_SCORES, scores, strict=True))
         record = RunRecord(name, "preparation", 0, None, None, None, (), stages, pretraining=kept)
-        write_record(tmp_path / folder, record)
+        write_json(tmp_path / folder / "done.json", asdict(record))
     for name, seconds, needs in (("vanilla", 40.0, ()), ("tuned", 60.0, tuple(prepared))):
         LARGE.write(tmp_path / "runs" / name / "test", LARGE.row(0.5 if needs else 0.9))
         stages = StageCost("fit", seconds), StageCost("test", 5.0)
-        write_record(tmp_path / "runs" / name, RunRecord(name, "recipe", 0, None, None, "test", needs, stages))
+        record = RunRecord(name, "recipe", 0, None, None, "test", needs, stages)
+        write_json(tmp_path / "runs" / name / "done.json", asdict(record))
     compare([str(tmp_path)], name="study", resamples=200)
     table = pd.read_csv(tmp_path / "study.csv").set_index("recipe")
     assert table.training_seconds.to_dict() == {"vanilla": 40.0, "tuned": 160.0}

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from garbage import refused
-from lightning.pytorch import LightningModule
+from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from tiny_models import emotion_data, finetuning, newest_run, trainer
 
@@ -301,11 +301,6 @@ def test_controls_say_how_many_speakers_they_permuted_and_that_k_of_k_speakers_a
     assert "k = 8 takes all 8 training speakers" in " ".join(capsys.readouterr().out.split())
 
 
-class NoEmotion(LightningModule):
-    def test_step(self, batch, batch_idx):
-        return None
-
-
 def test_loaders_alone_and_a_model_without_attributes_are_refused(synthetic_corpus, tmp_path):
     data, running = emotion_data(synthetic_corpus), trainer(tmp_path, max_epochs=1, callbacks=[PLDCCallback()])
     test, module = partial(running.test, verbose=False), finetuning()
@@ -313,5 +308,5 @@ def test_loaders_alone_and_a_model_without_attributes_are_refused(synthetic_corp
     refused(line, test, finetuning(), dataloaders=data.split_dataloader("test1"))
     running.fit(module, datamodule=data)
     refused(line, test, module, dataloaders=emotion_data(synthetic_corpus).test_dataloader())
-    line = r"NoEmotion predicts no emotion attributes.*--config configs/finetune\.yaml"
-    refused(line, test, NoEmotion(), datamodule=data)
+    line = r"BoringModel predicts no emotion attributes.*--config configs/finetune\.yaml"
+    refused(line, test, BoringModel(), datamodule=data)

@@ -46,11 +46,6 @@ def faults(command: list[str], rows: list[tuple]) -> list[Fault]:
     return [Fault(name, command, *rest) for name, *rest in rows]
 
 
-def given(command: list[str], rows: list[tuple]) -> list[Fault]:
-    """Faults of one command, each with further words after its name."""
-    return [Fault(name, [*command, *words.split()], *rest) for name, words, *rest in rows]
-
-
 FLAGS = trainer_flags("{here}/run")
 FINETUNE = [*configs("finetune.yaml", "tiny/finetune.yaml"), *FLAGS]
 FIT = ["fit", *FINETUNE, "--data.corpus", "{corpus}"]
@@ -117,16 +112,6 @@ def table(*rows: str) -> Make:
             sound(here / name)
         lines = ["path,speaker,split,arousal", "good.wav,s,train,2", "dev.wav,t,dev,3", *rows]
         (here / "corpus.csv").write_text("\n".join(lines) + "\n")
-
-    return make
-
-
-def labels(name: str, content: str) -> Make:
-    """A release with this label file and nothing else."""
-
-    def make(_good: Good, here: Path) -> None:
-        (here / "Labels").mkdir()
-        (here / "Labels" / name).write_text(content)
 
     return make
 

@@ -1,6 +1,6 @@
 """Command lines and YAML."""
 
-from fault import FIT, KMEANS, Fault, faults, given, text
+from fault import FIT, KMEANS, Fault, faults, text
 
 OWN = """from ser_personal import EmotionFineTuning
 class Mine(EmotionFineTuning):
@@ -28,7 +28,7 @@ OF_FIT = [
 ]
 MANY = [*KMEANS, "--num_clusters", "60000"]
 ARGUMENTS = [
-    *given(FIT, OF_FIT),
+    *(Fault(name, [*FIT, *words.split()], *rest) for name, words, *rest in OF_FIT),
     Fault("more clusters than frames", MANY, "num_clusters: 60000 clusters for .* frames"),
 ]
 CONFIG = [*FIT, "--config", "{here}/c.yaml"]

@@ -1,6 +1,6 @@
 """Label files and splits."""
 
-from fault import CHECK, FINETUNE, FIT, Fault, Make, faults, labels, table, text
+from fault import CHECK, FINETUNE, FIT, Fault, Make, faults, table, text
 
 FIT_TABLE = ["fit", *FINETUNE, "--model.attributes", "[arousal]", "--data.corpus", "{here}/corpus.csv"]
 MSP = ["check", "{here}"]
@@ -30,7 +30,7 @@ OF_FIT_TABLE = [
     ("no training set", "no utterance is left", text("corpus.csv", "path,speaker,split,arousal\nx.wav,s,test,2\n")),
     ("an id twice", "lists 1 utterance ids more than once: good", table("good.flac,s,train,4")),
 ]
-UNSPLIT = labels("labels_consensus.csv", "FileName,EmoAct,SpkrID")
+UNSPLIT = text("Labels/labels_consensus.csv", "FileName,EmoAct,SpkrID")
 CORPORA = [
     *faults(CHECK, OF_CHECK),
     Fault("turns by onset", TURNS, "column onset would say what part", ONSETS),

@@ -1,13 +1,13 @@
 """What is mistyped, forgotten, or of another corpus, codebook or stage."""
 
-import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import soundfile
 from command_line import configs
-from fault import FINETUNE, FIT, FLAGS, PAPT, TEST, Fault, Good, Make, text
+from fault import FINETUNE, FIT, FLAGS, PAPT, TEST, Fault, copied, text
 
 HERE = ["--data.corpus", "{here}/corpus"]
 LABELLED = [*PAPT, "{pseudo_labels}"]
@@ -15,36 +15,41 @@ WITHOUT_CORPUS = ["fit", *FINETUNE, "--data.corpus"]
 LISTED = r"\. `ser fit --help` lists the arguments\.$"
 
 
-def copied_corpus(samples: int) -> Make:
-    """The corpus with silence of so many samples as its first training utterance; no file at all if 0."""
-
-    def make(good: Good, here: Path) -> None:
-        copy = shutil.copytree(good.corpus, here / "corpus")
-        lines = (copy / "Labels" / "labels_consensus.csv").read_text().splitlines()
-        path = copy / "Audios" / next(line.split(",")[0] for line in lines if ",Train" in line)
-        path.unlink()
-        if samples:
-            soundfile.write(path, np.zeros(samples), 16_000)
-
-    return make
+def no_first(corpus: Path) -> None:
+    min((corpus / "Audios").iterdir()).unlink()
 
 
-def without_valence(good: Good, here: Path) -> None:
-    (here / "corpus" / "Labels").mkdir(parents=True)
-    (here / "corpus" / "Audios").symlink_to(good.corpus / "Audios")
-    labelled = pd.read_csv(good.corpus / "Labels" / "labels_consensus.csv", dtype=str, keep_default_na=False)
-    labelled.assign(EmoVal="").to_csv(here / "corpus" / "Labels" / "labels_consensus.csv", index=False)
+def silent_first(corpus: Path) -> None:
+    soundfile.write(min((corpus / "Audios").iterdir()), np.zeros(16_000), 16_000)
+
+
+def without_valence(corpus: Path) -> None:
+    labels = corpus / "Labels" / "labels_consensus.csv"
+    pd.read_csv(labels, dtype=str, keep_default_na=False).assign(EmoVal="").to_csv(labels, index=False)
+
+
+changed = partial(copied, "corpus", "corpus")
 
 
 CLEAN = ".*`ser check CORPUS --write clean.csv`"
 OTHER_SOUND = [
-    ("no sound to train on", [*FIT, *HERE], rf"Audios/\S+\.wav: .*missing or unreadable{CLEAN}", copied_corpus(0)),
-    ("silence to train on", [*FIT, *HERE], rf"Audios/\S+\.wav: is silent{CLEAN}", copied_corpus(16_000)),
+    (
+        "no sound to train on",
+        [*FIT, *HERE],
+        rf"Audios/\S+\.wav: .*missing or unreadable{CLEAN}",
+        changed(no_first),
+    ),
+    ("silence to train on", [*FIT, *HERE], rf"Audios/\S+\.wav: is silent{CLEAN}", changed(silent_first)),
 ]
 OTHER_CORPUS = [
     ("no corpus", [*WITHOUT_CORPUS, "{here}/nowhere"], "nowhere: no such corpus.*Give a folder with Labels and Audios"),
     ("no label file", [*WITHOUT_CORPUS, "{here}"], "/Labels: no label file.*Give the release", text("Labels/note", "")),
-    ("an attribute without labels", [*FIT, *HERE], "attributes: .* label of valence.*arousal, dom", without_valence),
+    (
+        "an unlabelled attribute",
+        [*FIT, *HERE],
+        "attributes: .* label of valence.*arousal, dom",
+        changed(without_valence),
+    ),
 ]
 OTHER_CHECKPOINT = [
     ("no checkpoint to resume", [*LABELLED, "--ckpt_path", "{here}/x.ckpt"], "x.ckpt: .*no such.*`ser fit`"),

@@ -32,10 +32,6 @@ def nowhere(flag: str) -> list[str]:
     return [f"--{flag}", "{here}/none.safetensors"]
 
 
-def speech(_good: Good, here: Path) -> None:
-    sound(here / "speech.wav")
-
-
 def annotated(_good: Good, here: Path) -> None:
     (here / "two.csv").write_text("speaker,start,end,arousal_calibrated,arousal_raw,file\na,0,1,4,3,a.wav\n")
     (here / "timeline.html").touch()
@@ -52,7 +48,7 @@ PASTED = [
     case("--data.augmentation null", [*CACHED, "--data.augmentation.gain", "[0,6]"], then="no cached features here"),
     case("--codebook null", [*KMEANS, *nowhere("codebook")]),
     case("--model.released_head null", [*PAPT, "{pseudo_labels}", *FEW, *nowhere("model.released_head")]),
-    case("--cut windows", [*ANNOTATE, "--hop_seconds", "1"], speech),
+    case("--cut windows", [*ANNOTATE, "--hop_seconds", "1"], lambda _, here: sound(here / "speech.wav")),
     case("--out two_timeline.html", ["report", "two.csv"], annotated),
 ]
 

@@ -94,6 +94,7 @@ def test_a_draw_is_scored_as_if_its_speakers_were_people_of_their_own(toy):
     expected = by_hand(predictions[rows], labels[rows], np.repeat([f"copy{n}" for n in range(12)], 8).tolist())
     for metric in audit.METRICS:
         assert found[metric][0] == pytest.approx(expected[metric])
+    assert np.isnan(list(audit.figures(sums, np.zeros((1, 12))).values())).all()
 
 
 def test_intervals_take_ten_speakers_on_both_sides(toy):
@@ -120,11 +121,6 @@ def run(tmp_path_factory):
     return read_run(invent(tmp_path_factory.mktemp("run")))
 
 
-@pytest.fixture(autouse=True)
-def few_repeats(monkeypatch):
-    monkeypatch.setattr("ser_personal.report.audit.REPEATS", 2)
-
-
 def test_harmed_speakers_are_counted(run):
     found, changes = audit.harm(run, run.sets[0], "arousal", Bootstrap(200)), {}
     for speaker, rows in run.sets[0].utterances.groupby("speaker"):
@@ -146,7 +142,8 @@ def probed(vectors, genders):
     return audit.probe("toy", SpeakerVectors(ids, vectors), dict(zip(ids, genders, strict=True)), Bootstrap(200))
 
 
-def test_a_linear_probe_is_balanced_and_never_tested_on_speakers_that_it_was_fitted_on():
+def test_a_linear_probe_is_balanced_and_never_tested_on_speakers_that_it_was_fitted_on(monkeypatch):
+    monkeypatch.setattr(audit, "REPEATS", 2)
     genders = ["Female", "Male"] * 20
     noise = np.random.default_rng(1).normal(size=(40, 200))
     found = probed(noise + np.where(np.array(genders) == "Male", 6.0, 0.0)[:, None], genders)

@@ -55,10 +55,6 @@ def data_of(text, name="data"):
     return json.loads(re.search(rf'id="{name}">(.*?)</script>', text, re.DOTALL)[1])
 
 
-def read_sound(source):
-    return soundfile.read(io.BytesIO(base64.b64decode(source.partition(",")[2])))
-
-
 def test_the_page_holds_the_rows_in_the_order_of_time_and_short_sound_in_mono_and_fetches_nothing(folder):
     expected = list(rows_of("meeting.wav", 60))
     write(folder / "predictions.csv", expected[::-1])
@@ -76,7 +72,7 @@ def test_the_page_holds_the_rows_in_the_order_of_time_and_short_sound_in_mono_an
         assert shown == [*place, *(round(value, 3) for value in values)]
     source = data_of(text, "source")
     assert source.startswith("data:audio/flac;base64,")
-    waveform, rate = read_sound(source)
+    waveform, rate = soundfile.read(io.BytesIO(base64.b64decode(source.partition(",")[2])))
     assert (rate, waveform.shape) == (RATE, (60 * RATE,))
     np.testing.assert_allclose(waveform, sound(folder / "again.wav", 60), atol=1e-3)
 

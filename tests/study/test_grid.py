@@ -12,6 +12,7 @@ SYNTH = Preparation("synth", "synth", arguments={"speakers": 8})
 LABELS = Preparation("labels", "kmeans", ["kmeans.yaml"], {"data.corpus": "{corpus}"})
 PAPT = Preparation("papt", "fit", ["papt.yaml"], {"data.pseudo_labels": "{labels}", "seed_everything": "{seed}"})
 GAP = PersonalizationGap([5, 9], evaluation_speakers=4)
+RIDGE = Recipe("ridge", command="baseline", arguments={"corpus": "{corpus}"})
 TUNED = Recipe("tuned", ["finetune.yaml"], fit_arguments={"model.papt_checkpoint": "{papt}/papt.ckpt"})
 
 
@@ -35,8 +36,7 @@ def test_a_step_runs_once_or_once_a_seed_as_it_mentions_it():
 
 def test_folds_divide_all_that_reads_their_corpus():
     once = Preparation("cache", "cache", arguments={"corpus": "{whole_corpus}"})
-    ridge = Recipe("ridge", command="baseline", arguments={"corpus": "{corpus}"})
-    runs = expand(Study("{synth}", (ridge, TUNED), (SYNTH, once, LABELS, PAPT), seeds=(0, 1), folds=3))
+    runs = expand(Study("{synth}", (RIDGE, TUNED), (SYNTH, once, LABELS, PAPT), seeds=(0, 1), folds=3))
     names = [run.folder for run in runs]
     assert names[:3] == ["prepare/synth", "prepare/folds", "prepare/cache"]
     assert names.count("prepare/labels/fold_2") == 1
@@ -80,8 +80,7 @@ def test_contradictions_are_one_line():
 
 
 def test_the_gap_trains_both_sides_of_every_number_of_speakers():
-    ridge = Recipe("ridge", command="baseline", arguments={"corpus": "{corpus}"})
-    runs = expand(Study("{synth}", (ridge, TUNED), (SYNTH, LABELS, PAPT), seeds=(0, 1), personalization_gap=GAP))
+    runs = expand(Study("{synth}", (RIDGE, TUNED), (SYNTH, LABELS, PAPT), seeds=(0, 1), personalization_gap=GAP))
     first = [run.folder for run in runs[:3]]
     assert first == ["prepare/synth", "prepare/gap", "prepare/labels/training_speakers_5/side_dependent"]
     made = runs[1].stages[0].argv
@@ -117,19 +116,15 @@ def test_a_cut_test_set_is_cut_in_every_command_that_reads_the_corpus(
     assert len({flag(command, "data.corpus") for command in (commands[0], commands[1], commands[-1])}) == 1
 
 
-def test_an_overlay_follows_the_yamls_of_its_names(tmp_path):
-    (tmp_path / "finetune.yaml").touch()
-    recipe = Recipe("vanilla", ["configs/finetune.yaml", "configs/transformer.yaml"])
-    (run,) = expand(Study("corpus", (recipe,), overlay=str(tmp_path), fit_configs=()))
-    over = str(tmp_path / "finetune.yaml")
-    assert run.stages[0].configs == ["configs/finetune.yaml", over, "configs/transformer.yaml"]
-
-
-@pytest.mark.parametrize("overlay", ["tiny", "tiny/", "configs/tiny"])
-def test_an_overlay_that_ships_is_found_from_any_folder(overlay, tmp_path, monkeypatch):
+@pytest.mark.parametrize("overlay", ["own", "tiny", "tiny/", "configs/tiny"])
+def test_an_overlay_here_or_one_that_ships_follows_the_yamls_of_its_names(overlay, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (run,) = expand(Study("corpus", (Recipe("vanilla", ["papt.yaml"]),), overlay=overlay, fit_configs=()))
-    assert run.stages[0].configs == ["papt.yaml", f"{overlay.rstrip('/')}/papt.yaml"]
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "papt.yaml").touch()
+    recipe = Recipe("vanilla", ["configs/papt.yaml", "configs/transformer.yaml"])
+    (run,) = expand(Study("corpus", (recipe,), overlay=overlay, fit_configs=()))
+    over = f"{overlay.rstrip('/')}/papt.yaml"
+    assert run.stages[0].configs == ["configs/papt.yaml", over, "configs/transformer.yaml"]
 
 
 def read(path):
