@@ -7,7 +7,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
-from itertools import groupby
+from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,12 +18,12 @@ import numpy as np
 
 from ser_personal.corpus.table import write_rows
 from ser_personal.errors import UserError
-from ser_personal.files import atomic_file, atomic_write
+from ser_personal.files import atomic_file
 from ser_personal.recognition.recordings import Recording
 
 Row = Mapping[str, Any]
 
-
+ROW_GROUP = 10_000  # rows of Parquet that are in memory at a time
 TABLES = (".csv", ".parquet", ".jsonl")
 FORMATS = (*TABLES, ".TextGrid", ".txt")
 _NEEDED = {".parquet": "pyarrow", ".textgrid": "praatio"}
@@ -57,7 +57,7 @@ def write_annotations(
     The rows of a recording come together; one without rows has no file. Of several recordings, `path` is a folder.
     """
     if path.suffix.lower() in TABLES:
-        write_table(path, rows, columns)
+        _write_table(path, iter(rows), columns)
         return
     seconds = {recording.source: recording.seconds() for recording in recordings}
     with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
@@ -75,13 +75,12 @@ def write_annotations(
             written.replace(path)
 
 
-def write_table(path: Path, rows: Iterable[Row], columns: Sequence[str]) -> None:
-    """Write rows as CSV, JSON lines or Parquet, the whole file or nothing."""
+def _write_table(path: Path, rows: Iterator[Row], columns: Sequence[str]) -> None:
     if path.suffix.lower() == ".csv":
         write_rows(path, columns, ([row.get(column) for column in columns] for row in rows))
     elif path.suffix.lower() == ".jsonl":
-        lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
-        atomic_write(path, "".join(lines).encode())
+        with atomic_file(path) as file:
+            file.writelines(f"{json.dumps(row, ensure_ascii=False, allow_nan=False)}\n".encode() for row in rows)
     else:
         import pyarrow as pa
         from pyarrow import parquet
@@ -89,8 +88,9 @@ def write_table(path: Path, rows: Iterable[Row], columns: Sequence[str]) -> None
         types = dict.fromkeys(("file", "speaker", "predicted"), pa.string())
         types |= dict.fromkeys(("calibration_utterances", "short"), pa.int64())
         schema = pa.schema([(column, types.get(column, pa.float64())) for column in columns])
-        with atomic_file(path) as file:
-            parquet.write_table(pa.Table.from_pylist([*rows], schema=schema), file)
+        with atomic_file(path) as file, parquet.ParquetWriter(file, schema) as table:
+            while group := [*islice(rows, ROW_GROUP)]:
+                table.write_table(pa.Table.from_pylist(group, schema=schema))
 
 
 def write_labels(path: Path, rows: Iterable[Row], attributes: Sequence[str]) -> None:

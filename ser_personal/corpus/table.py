@@ -9,7 +9,7 @@ import logging
 import re
 import zipfile
 import zlib
-from codecs import BOM_UTF16_BE, BOM_UTF16_LE
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE, getwriter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cache
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ser_personal.errors import UserError
-from ser_personal.files import atomic_write
+from ser_personal.files import atomic_file
 from ser_personal.types import ATTRIBUTES, plain_name
 
 Row = dict[str, str]
@@ -60,6 +60,8 @@ def read_text(path: Path) -> str:
     try:
         content = path.read_bytes()
         content = gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
+        if b"\0\0" in (content[:4:2], content[1:4:2]):
+            raise UserError("looks like UTF-16 without its mark", where=path, remedy="Save it again as UTF-8")
         if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
             _note(path, "UTF-16")
             return content.decode("utf-16")
@@ -229,8 +231,7 @@ def read_vectors(path: Path, of: str = "utterance") -> Vectors:
             one column for each dimension, in the vector's order.
         of: what has vectors: utterance or speaker.
     """
-    is_of_columns = path.suffix.lower() not in {".npz", ".safetensors"}
-    vectors = _table_of_vectors(path, of) if is_of_columns else _read_arrays(path)
+    vectors = _read_arrays(path) if path.suffix.lower() in {".npz", ".safetensors"} else _table_of_vectors(path, of)
     shapes = sorted({vector.shape for vector in vectors.values()})
     if len(shapes) != 1 or len(shapes[0]) != 1:
         what = f"holds arrays of the shapes {', '.join(map(str, shapes[:3])) or 'none'}"
@@ -277,12 +278,11 @@ def check_ending(path: Path) -> None:
 
 
 def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a table that `read_rows` reads; None and NaN become blank cells."""
-    text = StringIO(newline="")
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(columns)
-    table.writerows([[_cell(cell) for cell in row] for row in rows])
-    atomic_write(path, text.getvalue().encode("utf-8", "surrogateescape"))
+    """Write a table that `read_rows` reads, row by row; None and NaN become blank cells."""
+    with atomic_file(path) as file:
+        table = csv.writer(getwriter("utf-8")(file, "surrogateescape"), lineterminator="\n")
+        table.writerow(columns)
+        table.writerows([_cell(cell) for cell in row] for row in rows)
 
 
 def _cell(value: object) -> str:
@@ -329,9 +329,10 @@ def segment(row: Row, where: object) -> tuple[float, float] | None:
 def _seconds(cell: str, column: str, where: object) -> float:
     if not cell:
         return nan
-    *larger, last = cell.split(":")
+    # pandas writes 0 days 00:00:07.5, subtitles 00:00:07,500
+    *larger, last = (cell.removeprefix("0 days").strip() or "0").split(":")
     try:
-        seconds = float(last)
+        seconds = float(last.replace(",", ".") if larger else last)
         for power, part in enumerate(reversed(larger), 1):
             seconds += int(part) * 60**power
     except ValueError:

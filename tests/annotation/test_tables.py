@@ -1,4 +1,5 @@
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +72,18 @@ def test_vectors_lie_beside_the_scores(annotate, killed_at, bundle, talk, tmp_pa
         assert [len(none[name]) for name in ("file", "start", "end", "speaker", "vectors")] == [0] * 5
 
 
-@pytest.mark.parametrize("name", ["a.csv", "a.TextGrid"])
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet"])
+def test_a_tables_rows_are_never_all_in_memory(tmp_path, monkeypatch, name):
+    pytest.importorskip("pyarrow.parquet", reason="pyarrow isn't installed (the extra parquet)")
+    monkeypatch.setattr("ser_personal.annotation.tables.ROW_GROUP", 10)
+    tracemalloc.start()
+    write_annotations(tmp_path / name, ({"file": f"{n:04000}"} for n in range(5000)), ["file"], [], [])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 5e6 < 5000 * 4000
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.TextGrid"])
 def test_nothing_half_written_takes_the_tables_name(tmp_path, name):
     def rows():
         yield {"file": "a"}

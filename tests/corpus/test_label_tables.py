@@ -52,6 +52,13 @@ def test_a_table_is_read_alike_however_it_was_saved(name, tmp_path, caplog):
     assert bool(caplog.records) == (name in {"excel.csv", "tabs.tsv"})
 
 
+@pytest.mark.parametrize("form", ["utf-16-le", "utf-16-be"])
+def test_utf_16_without_its_mark_is_called_so(form, tmp_path):
+    (tmp_path / "a.csv").write_bytes(COMMAS.encode(form))
+    told = r"a\.csv: looks like UTF-16 without its mark\. Save it again as UTF-8\."
+    refused(told, read_rows, tmp_path / "a.csv", ("path",))
+
+
 def test_columns_by_other_names_and_half_a_segment_are_told(tmp_path):
     (tmp_path / "a.csv").write_text("file,speaker_id,split\na.wav,s,train\n")
     told = r"no column path, speaker .*Did you mean file, speaker_id\? Rename it to path, speaker"
@@ -85,9 +92,11 @@ def test_times_of_a_segment():
         ("", "3", (0, 3)),
         ("0:01:02.5", "1:00:00", (62.5, 3600)),
         ("1:02", "62.5", (62, 62.5)),
+        ("0 days", "0 days 00:00:07.500000", (0, 7.5)),
+        ("00:00:07,500", "00:01:00,250", (7.5, 60.25)),
     ):
         assert segment({"start": start, "end": end}, "row") == seconds
-    for start in ("nan", "1:2:3:4", "0:-1", "-1", "x"):
+    for start in ("nan", "1:2:3:4", "0:-1", "-1", "x", "1 days 00:00:07", "1,500"):
         refused(r"^row: start is .*not a time", segment, {"start": start, "end": "9"}, "row")
     refused("^row: ends at 1 s and starts at 2 s", segment, {"start": "2", "end": "1"}, "row")
 
