@@ -50,7 +50,6 @@ class Journal:
         self.path = path
         self.places = places
         self.done = 0
-        self.profiles: dict[str, SpeakerProfile] = {}
         self._settings = json.dumps({"format": FORMAT_VERSION, **settings})
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -83,8 +82,7 @@ class Journal:
             speakers = set()
             for place, recording, outcome in zip(self.places[self.done : done], recordings, outcomes, strict=True):
                 if isinstance(outcome, UserError):
-                    failure = (place, recording.source, outcome.reason)
-                    database.execute("INSERT INTO failures VALUES (?, ?, ?)", failure)
+                    database.execute("INSERT INTO failures VALUES (?, ?, ?)", (place, recording.source, outcome.reason))
                     continue
                 for row, vector in outcome:
                     line = (place, json.dumps(row, ensure_ascii=False, allow_nan=False), vector)
@@ -184,10 +182,13 @@ def open_journals(
         total = _count_shards(target)
         journals, lacking = [], []
         for number, places in enumerate(deal(recordings, total), 1):
-            part = Shard(number, total)
-            journal = Journal(journal_of(part.path(target)), {**settings, "shard": part}, places)
-            journals.append(opened.enter_context(closing(journal)))
-            if journal.done < len(places):
+            part, done = Shard(number, total), 0
+            path = journal_of(part.path(target))
+            # opening one that is missing would make it
+            if path.exists():
+                journals.append(opened.enter_context(closing(Journal(path, {**settings, "shard": part}, places))))
+                done = journals[-1].done
+            if done < len(places):
                 lacking.append(f"{number}/{total}")
         if lacking:
             what = f"lacks {len(lacking)} of its {total} shards, or they aren't done: {', '.join(lacking[:5])}"
@@ -196,9 +197,8 @@ def open_journals(
 
 
 def _count_shards(target: Path) -> int:
-    names = [path.name for path in target.parent.glob("*.partial")]
     form = re.compile(rf"{re.escape(target.stem)}\.\d+-of-(\d+){re.escape(target.suffix)}\.partial")
-    counts = {int(found[1]) for found in map(form.fullmatch, names) if found}
+    counts = {int(found[1]) for path in target.parent.glob("*.partial") if (found := form.fullmatch(path.name))}
     if len(counts) != 1:
         what = f"has shards of {' and of '.join(map(str, sorted(counts)))}" if counts else "has no shards"
         raise UserError(what, where=target, remedy="Make one set of them, with --shard 1/64 and so on")

@@ -56,7 +56,9 @@ def test_shards_that_do_not_belong_together(annotate, refusal, copy, talk, tmp_p
         annotate("--shard", f"{number}/2", code=None)
     assert "run with another model" in refusal("--join", "--model", copy)
     (tmp_path / "predictions.2-of-2.csv.partial").unlink()
+    there = sorted(tmp_path.iterdir())
     assert "lacks 1 of its 2 shards, or they aren't done: 2/2" in refusal("--join")
+    assert sorted(tmp_path.iterdir()) == there
     (tmp_path / "predictions.3-of-5.csv.partial").touch()
     assert "has shards of 2 and of 5" in refusal("--join")
     (talk / "anna" / "broken.wav").unlink()
