@@ -66,6 +66,8 @@ class StageCheckpoint(ModelCheckpoint):
 
     # `ser fit --replace`
     replace = False
+    # whether this fit has, not only the one that it resumes
+    has_written_best = False
 
     def __init__(
         self, name: str, monitor: str, mode: Literal["min", "max"], every_n_steps: PositiveInt | None = 1000
@@ -113,26 +115,24 @@ class StageCheckpoint(ModelCheckpoint):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if not self._fits:
+        score = state_dict["best_model_score"]
+        if not self._fits or score is None:
             return
-        best = self._here(state_dict["best_model_path"])
-        if best and not self._is_best(best, state_dict):
-            rank_zero_info(f"{best} isn't the best model so far: the best one is chosen from here on")
+        path = Path(str(self.dirpath)) / f"{self.filename}.ckpt"
+        scores, moved = path.with_suffix(SCORES), state_dict["dirpath"] != self.dirpath
+        known = (json.loads(scores.read_text()) if scores.is_file() else {}).get(self.monitor, float(score))
+        # in another folder, another score tells that it is another training run's
+        if not path.is_file() or (moved and known != score):
+            rank_zero_info(f"{path} isn't the best model so far: the best one is chosen from here on")
             return
-        # the folder may have been moved since
-        paths = {name: self._here(state_dict[name]) for name in state_dict if name.endswith("_path")}
-        scores = {self._here(path): score for path, score in state_dict["best_k_models"].items()}
-        super().load_state_dict({**state_dict, **paths, "dirpath": self.dirpath, "best_k_models": scores})
-
-    def _here(self, path: str) -> str:
-        return str(Path(str(self.dirpath)) / Path(path).name) if path else ""
-
-    def _is_best(self, path: str, state_dict: dict[str, Any]) -> bool:
-        """Whether that model is there, and its scores don't tell that it is another training run's."""
-        scores, score = Path(path).with_suffix(SCORES), float(state_dict["best_model_score"])
-        known = json.loads(scores.read_text()) if scores.is_file() else {}
-        moved = state_dict["dirpath"] != self.dirpath
-        return Path(path).is_file() and not (moved and known.get(self.monitor, score) != score)
+        # of a later epoch than the resumed one; a kill may have come between it and NAME-last.ckpt
+        if not self.replace and known not in {None, float(score)} and (known > score) == (self.mode == "max"):
+            better = f"{path} ({self.monitor} {known:.3f}) is better than the resumed checkpoint's best ({score:.3f})"
+            rank_zero_info(f"{better}: it stays until a better one comes, unless you add --replace")
+            score = torch.tensor(known)
+        self.best_model_path = self.kth_best_model_path = str(path)
+        self.best_model_score = self.kth_value = self.current_score = score
+        self.best_k_models = {str(path): score}
 
     def is_current(self, trainer: Trainer) -> bool:
         """Whether the newest checkpoint is of the current step."""
@@ -157,7 +157,9 @@ class StageCheckpoint(ModelCheckpoint):
 
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         super()._save_checkpoint(trainer, filepath)
-        if trainer.is_global_zero and Path(filepath).stem == self.filename:
+        is_best = Path(filepath).stem == self.filename
+        self.has_written_best |= is_best
+        if trainer.is_global_zero and is_best:
             logged = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val_")}
             scores = {name: value if isfinite(value) else None for name, value in logged.items()}
             write_json(Path(filepath).with_suffix(SCORES), scores)

@@ -93,6 +93,22 @@ def test_a_moved_folder_keeps_its_best_model(tmp_path, caplog, monkeypatch):
         assert epoch_of(tmp_path / name / "papt.ckpt") == 3
 
 
+def test_a_fit_resumed_from_an_older_checkpoint_keeps_a_better_model(tmp_path, caplog, monkeypatch):
+    run(tmp_path, epochs=1)
+    older = shutil.copy(tmp_path / "papt-last.ckpt", tmp_path / "older.ckpt")
+    run(tmp_path, epochs=2, checkpoint=tmp_path / "papt-last.ckpt")
+    monkeypatch.setattr("test_checkpoints.SCORES", [3.0, 2.0, 1.5, 0.5])
+    caplog.set_level("INFO")
+    run(tmp_path, epochs=3, checkpoint=older)
+    assert "papt.ckpt (val_loss 1.000) is better than the resumed checkpoint's best (3.000)" in caplog.text
+    assert (epoch_of(tmp_path / "papt.ckpt"), epoch_of(tmp_path / "papt-last.ckpt")) == (2, 3)
+    run(tmp_path, epochs=4, checkpoint=tmp_path / "papt-last.ckpt")
+    assert epoch_of(tmp_path / "papt.ckpt") == 4
+    monkeypatch.setattr(StageCheckpoint, "replace", True)
+    run(tmp_path, epochs=2, checkpoint=older)
+    assert json.loads((tmp_path / "papt.scores.json").read_text()) == {"val_loss": 2.0}
+
+
 def test_a_checkpoint_that_fails_midway_leaves_the_former(tmp_path):
     path, checkpoints = tmp_path / "papt.ckpt", AtomicCheckpoints()
     # of a fit that was killed
