@@ -47,7 +47,7 @@ from ser_personal.calibration.table import decimal
 from ser_personal.cli import find_user_error
 from ser_personal.encoder.base import MISMATCHES
 from ser_personal.encoder.module import PersonalizedModule, checkpoint_mismatch, read_checkpoint
-from ser_personal.errors import UserError, require_range
+from ser_personal.errors import UserError, counted, require_range
 from ser_personal.evaluation.prediction_collector import PredictionCollector, PredictionWriter, run_folder
 from ser_personal.files import atomic_write
 from ser_personal.finetune.classification import EmotionClassification
@@ -337,11 +337,16 @@ class StageCLI(LightningCLI):
             sys.stderr.write(f"ser: stopped by {stop.signal.name} after step {self.trainer.global_step}; {saved}\n")
             raise
         if self.trainer.is_global_zero:
+            epochs = counted(self.trainer.current_epoch, "epoch")
+            # no step has logged anything
+            if not self.trainer.callback_metrics:
+                print(f"nothing was left to train after {epochs}")
             for each in self.trainer.checkpoint_callbacks:
                 if isinstance(each, StageCheckpoint) and each.best_model_score is not None:
-                    best = f"{each.monitor} {decimal(float(each.best_model_score))}"
-                    path, epochs = os.path.relpath(each.best_model_path), self.trainer.current_epoch
-                    print(f"written: {path}, {best}, the best of {epochs} epochs")
+                    score = f"{each.monitor} {decimal(float(each.best_model_score))}"
+                    best = f"{os.path.relpath(each.best_model_path)}, {score}"
+                    written = f"written: {best}, the best of {epochs}"
+                    print(written if each.has_written_best else f"the best model is still {best}")
             # later training in this folder would resume from what Lightning saved for a job queued again
             for saved_for_slurm in Path(self.trainer.default_root_dir).glob("hpc_ckpt_*.ckpt"):
                 saved_for_slurm.unlink()

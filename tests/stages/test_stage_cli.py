@@ -147,6 +147,17 @@ def test_a_fit_says_each_thing_once(tmp_path, synthetic_corpus, capsys, caplog):
     assert not [line for line in ("Total params", "Seed set to", "GPU available") if line in printed]
 
 
+def test_a_fit_that_was_complete_says_so_and_where_its_model_is(run, synthetic_corpus, capsys):
+    before = (run / "finetune.ckpt").read_bytes()
+    arguments = [*finetune_arguments(synthetic_corpus), "--ckpt_path", "last", *trainer_flags(run)]
+    assert ser("fit", *arguments) == 0
+    printed = capsys.readouterr().out
+    assert "nothing was left to train after 1 epoch\n" in printed
+    assert re.search(r"the best model is still .*finetune\.ckpt, val_ccc -?\.\d{3}$", printed, re.MULTILINE)
+    assert "written:" not in printed
+    assert (run / "finetune.ckpt").read_bytes() == before
+
+
 def test_wandb_is_a_flag_for_its_logger_or_one_line(tmp_path, synthetic_corpus, mistake, monkeypatch):
     arguments = ["fit", *finetune_arguments(synthetic_corpus), *trainer_flags(tmp_path), "--wandb", "a/b"]
     monkeypatch.setattr("ser_personal.stages.stage_cli.find_spec", lambda _: None)
