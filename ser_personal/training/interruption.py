@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from difflib import SequenceMatcher
 from types import FrameType
 from typing import Any, cast
 
@@ -113,7 +114,10 @@ class FiniteLoss(Callback):
 
 
 class KnownMonitors(Callback):
-    """Refuses, before the first step, callbacks that monitor a validation score that isn't logged (ours)."""
+    """Refuses, before the first step, callbacks whose `monitor` misspells what the validation logs (ours).
+
+    What training will log can't be known then, so any other name is left to Lightning, which looks after an epoch.
+    """
 
     @override
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -121,12 +125,19 @@ class KnownMonitors(Callback):
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             monitor = str(getattr(callback, "monitor", None))
             waits = isinstance(callback, ModelCheckpoint) or (isinstance(callback, EarlyStopping) and callback.strict)
-            if waits and monitor.startswith("val") and monitor not in logged:
+            meant = monitor.startswith(("val_", "valid")) or any(_one_letter_off(monitor, name) for name in logged)
+            if waits and meant and monitor not in trainer.callback_metrics:
                 raise UserError(
                     f"the validation logs no {monitor}",
                     where=f"--trainer.callbacks {type(callback).__name__}",
                     remedy=f"Give as its monitor one of {', '.join(logged)}",
                 )
+
+
+def _one_letter_off(name: str, known: str) -> bool:
+    # not by the share of equal letters, which a training score may have: ema_valence_ccc
+    blocks = SequenceMatcher(None, name.lower(), known, autojunk=False).get_matching_blocks()
+    return max(len(name), len(known)) - sum(block.size for block in blocks) <= 1
 
 
 def refuse_other_tasks(trainer: Trainer) -> None:

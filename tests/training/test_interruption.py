@@ -1,19 +1,22 @@
-"""A loss that isn't finite, and SLURM's tasks; signals are in tests/killed/test_killed.py."""
+"""A loss that isn't finite, misspelt monitors, and SLURM's tasks; signals are in tests/killed/test_killed.py."""
 
 import math
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 import torch
 from command_line import configs, finetune_arguments, forkserver, ser, trainer_flags
+from garbage import refused
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.strategies import DDPStrategy
 from tiny_models import emotion_data, encoder, fit
 from torch.multiprocessing import ProcessRaisedException
 
 from ser_personal import EmotionFineTuning
 from ser_personal.errors import UserError
-from ser_personal.training.interruption import FiniteLoss, refuse_other_tasks
+from ser_personal.training.interruption import FiniteLoss, KnownMonitors, refuse_other_tasks
 
 SPOILED = 2
 TASK = {"JOB_ID": "1", "JOB_NAME": "x", "NODEID": "0", "PROCID": "0", "LOCALID": "0"}
@@ -48,6 +51,18 @@ def test_two_devices_stop_at_the_same_step(synthetic_corpus, tmp_path):
     module, data = Spoiled(math.nan, rank=1), emotion_data(synthetic_corpus, max_batch=4)
     with pytest.raises(ProcessRaisedException, match="step 2: the loss of a device is NaN or infinite"):
         fit(module, data, tmp_path, devices=2, strategy=strategy, max_epochs=1, callbacks=[FiniteLoss()])
+
+
+def test_a_misspelt_validation_score_is_refused_and_a_training_score_is_not():
+    def check(monitor):
+        logged = {"val_ccc": 0.5, "val_valence_overall_ccc": 0.5}
+        running = SimpleNamespace(callback_metrics=logged, callbacks=[EarlyStopping(monitor)])
+        KnownMonitors().on_sanity_check_end(running, None)
+
+    for misspelt in ("valccc", "vla_ccc", "Val_ccc", "val_loss"):
+        refused(rf"EarlyStopping: the validation logs no {misspelt}\. Give .* one of val_ccc, val_val", check, misspelt)
+    for name in ("val_ccc", "train_loss", "train_loss_epoch", "lr-AdamW", "valence_error", "ema_valence_overall_ccc"):
+        check(name)
 
 
 @pytest.mark.parametrize(
