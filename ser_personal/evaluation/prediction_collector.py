@@ -19,7 +19,6 @@ from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
 from ser_personal.calibration.table import PredictedSet, print_scores, score_row, speaker_moments
-from ser_personal.encoder.base import weights_fingerprint
 from ser_personal.errors import UserError
 from ser_personal.evaluation import run_files
 from ser_personal.files import gather_files, write_json
@@ -316,11 +315,9 @@ class PredictionWriter(PredictionCollector):
             splits[split], table = score_set(model, data, tested, table_of)
             moments.append(speaker_moments(split, table, tested.predicted.labels, tested.predicted.speaker_ids))
         if model.emotions:
-            # as `ser export` has it: what only training needs isn't part of the model
-            network = ("personalized.", "interpreter.")
-            kept = {name: weight for name, weight in model.state_dict().items() if name.startswith(network)}
-            metrics = {"model": weights_fingerprint(kept), "emotions": list(model.emotions), "splits": splits}
+            metrics = {"emotions": list(model.emotions), "splits": splits}
         else:
             metrics = attribute_metrics(model, data, splits)
             run_files.write_moments(folder, moments)
+        metrics["model"] = model.fingerprint()
         write_test(trainer, folder, predicted_table(collected, model), metrics)

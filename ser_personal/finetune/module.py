@@ -10,7 +10,7 @@ import torch
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 from typing_extensions import override
 
-from ser_personal.encoder.base import Encoder, mean_pool
+from ser_personal.encoder.base import Encoder, mean_pool, weights_fingerprint
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.hugging_face import LoRA
 from ser_personal.encoder.module import (
@@ -24,6 +24,7 @@ from ser_personal.encoder.module import (
 from ser_personal.encoder.personalized import PersonalizedEncoder, own
 from ser_personal.encoder.raw import CachedFeatures
 from ser_personal.errors import UserError, as_names
+from ser_personal.files import content_hash
 from ser_personal.finetune.concordance import CCCLoss, EmotionLoss
 from ser_personal.finetune.interpreters import Interpreter, MLPInterpreter
 from ser_personal.finetune.metrics import ConcordanceMetric
@@ -128,6 +129,10 @@ class FineTuning(PersonalizedModule):
     @override
     def parts(self) -> dict[str, object]:
         return {**super().parts, "interpreter": self.interpreter}
+
+    def fingerprint(self) -> str:
+        """Hash what predictions depend on in a test: `PersonalizedEncoder.fingerprint`, and the interpreter."""
+        return content_hash(self.personalized.fingerprint(), weights_fingerprint(self.interpreter.state_dict()))
 
     @abstractmethod
     def initial_outputs(self, training_set: TrainingSet) -> list[float]:

@@ -105,10 +105,10 @@ def export(
     speaker_bank = None if module.emotions else _find_bank(checkpoint, bank, module.personalized.fingerprint())
     if public and group_speakers is None and not single_speakers:
         _refuse_single_speakers(speaker_bank, [] if anonymise else module.personalized.speakers.ids)
+    # of a model whose adapters aren't merged
+    tested = module.fingerprint() if speaker_bank is None else speaker_bank.fingerprint
     bundle = uncalibrated(module, speaker_bank)
-    metrics = _find_metrics(
-        {checkpoint, bank or checkpoint}, bundle.model if speaker_bank is None else speaker_bank.fingerprint
-    )
+    metrics = _find_metrics({checkpoint, bank or checkpoint}, tested)
     if metrics is not None and speaker_bank is not None:
         bundle = replace(bundle, pldc=PLDCSettings(**metrics["pldc"]))
     embedded_speakers = len(bundle.network.personalized.speakers.ids)

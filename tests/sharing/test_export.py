@@ -13,7 +13,7 @@ from command_line import ser
 from garbage import refused
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_models import emotion_data, finetuning, fit
+from tiny_models import emotion_data, finetuning, fit, trainer
 
 from ser_personal import EmotionRecognizer, MSPPodcast, SpeakerBank, calibrate
 from ser_personal.audio import decode
@@ -23,6 +23,7 @@ from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.corpus.csv_corpus import write_corpus
 from ser_personal.encoder.module import DESCRIPTION
 from ser_personal.encoder.raw import MFCCEncoder
+from ser_personal.evaluation.prediction_collector import PredictionWriter
 from ser_personal.recognition.network import EmotionNetwork
 from ser_personal.sharing.anonymise import grouped_bank, similar_speakers
 from ser_personal.sharing.export import _check_reads_audio, export
@@ -128,6 +129,17 @@ def test_without_any_test_a_bundle_is_raw_and_works(exported, finetuned_checkpoi
     assert "No test result was found" in text
     assert "calibrated to each speaker" not in text
     assert recognizer.bundle.bank is None
+
+
+def test_a_test_without_pldc_fills_the_card_of_a_bundle_without_a_bank(
+    exported, finetuned_checkpoint, synthetic_corpus, tmp_path
+):
+    checkpoint = shutil.copy(finetuned_checkpoint, tmp_path / "finetune.ckpt")
+    running = trainer(tmp_path, callbacks=[PredictionWriter()])
+    running.test(finetuning(), datamodule=emotion_data(synthetic_corpus), ckpt_path=checkpoint, verbose=False)
+    _, text, _ = exported(checkpoint=checkpoint)
+    assert "test1: 18 utterances; speakers: 3 unseen." in text
+    assert text.count("| raw |") == 1
 
 
 def test_intervals_and_the_weight_of_labels_are_measured_on_validation_speakers(
