@@ -1,5 +1,3 @@
-import csv
-import json
 import os
 import sqlite3
 import sys
@@ -10,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+from invented_run import edit_json
 
 from ser_personal.audio import decode
 from ser_personal.recognition.network import EmotionNetwork
@@ -57,8 +56,8 @@ def test_recordings_that_fail_are_listed_and_the_others_done(annotate, talk, cap
     out = annotate(code=1)
     shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("failed: ")]
     pd.testing.assert_frame_equal(pd.read_csv(out), good, atol=1e-4)
-    with out.with_name("predictions.failed.csv").open(newline="") as file:
-        failed = {row["file"].rpartition("/")[2]: row["reason"] for row in csv.DictReader(file)}
+    listed = pd.read_csv(out.with_name("predictions.failed.csv"))
+    failed = {file.rpartition("/")[2]: reason for file, reason in listed.itertuples(index=False)}
     assert failed.keys() == reasons.keys()
     assert len(shown) == len(reasons)
     assert not any("\x1b" in line for line in shown)
@@ -88,9 +87,7 @@ def test_a_part_of_ones_own_is_imported_where_that_is_asked_for(annotate, refusa
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     Path("own_head.py").write_text("from ser_personal.finetune.interpreters import MLPInterpreter as Own")
-    config = json.loads((copy / "config.json").read_text())
-    config["interpreter"]["class_path"] = "own_head.Own"
-    (copy / "config.json").write_text(json.dumps(config))
+    edit_json(copy / "config.json", lambda config: config["interpreter"].update(class_path="own_head.Own"))
     assert "If you trust it, give `--import own_head`" in refusal("--model", copy)
     annotate("--model", copy, "--import", "own_head")
 

@@ -20,6 +20,7 @@ from ser_personal.annotation.app import Desk, Server
 from ser_personal.recognition.profiles import SpeakerProfiles
 
 RATE = 16_000
+INSIDE = "get('timeline').contentDocument"
 
 
 class Client:
@@ -104,8 +105,7 @@ def test_the_table_is_what_the_recognizer_predicts(client, files, recognizer, co
         pd.testing.assert_frame_equal(found, frame.round(6), check_dtype=False)
         assert shown["speakers"] == list(dict.fromkeys(frame["speaker"]))
         assert 'id="data">' in client.get(f"{shown['key']}/timeline.html")
-    status, shown = client.upload(files / "call.wav", channel="each")
-    assert status == 200
+    _, shown = client.upload(files / "call.wav", channel="each")
     by_channel = recognizer.predict(files / "call.wav", channel="each")
     np.testing.assert_allclose(client.table(shown["key"])[VALUES], by_channel[VALUES], atol=1e-6)
     assert shown["speakers"] == ["call/left", "call/right"]
@@ -227,9 +227,7 @@ def test_the_command_ends_with_nothing_left(bundle_folder, tmp_path, monkeypatch
 
 
 def test_a_port_in_use_is_one_line(mistake):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         line = mistake("app", "no bundle", "--port", port)
     assert line.startswith(f"ser: port {port}: can't be listened to (Address already in use)")
@@ -257,9 +255,6 @@ def wait(page, condition):
 def click(page, selector):
     box = page.box(selector)
     page.click(box["left"] + box["width"] / 2, box["top"] + box["height"] / 2)
-
-
-INSIDE = "get('timeline').contentDocument"
 
 
 def see(page):

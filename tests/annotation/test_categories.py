@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from command_line import configs, ser, trainer_flags
+from turn_files import annotated
 
 from ser_personal import EmotionRecognizer
 from ser_personal.audio import decode
@@ -42,15 +43,10 @@ def expected(module, recordings):
     return np.array(rows)
 
 
-def annotate(run, audio, out, *flags):
-    assert ser("annotate", audio, "--model", run / "bundle", "--out", out, "--device", "cpu", *flags) == 0
-    return out
-
-
 def test_a_table_has_the_softmax_of_the_logits(run, module, expected, recordings, tmp_path):
     speakers, talk = ["anna", "ben", "anna", "anna", "ben"], tmp_path / "talk.csv"
     pd.DataFrame({"path": recordings[:5], "speaker": speakers}).to_csv(talk, index=False)
-    table = pd.read_csv(annotate(run, talk, tmp_path / "out.csv", "--speaker-from", "column"))
+    table = annotated(run / "bundle", tmp_path, talk, "--speaker-from", "column")
     probabilities = [f"{emotion}_probability" for emotion in module.emotions]
     assert list(table) == ["speaker", "start", "end", "predicted", *probabilities, "file"]
     assert list(table["speaker"]) == speakers
@@ -63,7 +59,8 @@ def test_a_table_has_the_softmax_of_the_logits(run, module, expected, recordings
 
 def test_a_tier_holds_the_likeliest_emotion(run, module, expected, recordings, tmp_path):
     textgrid = pytest.importorskip("praatio.textgrid", reason="praatio isn't installed (the extra textgrid)")
-    path = annotate(run, recordings[0], tmp_path / "out.TextGrid")
+    path = tmp_path / "out.TextGrid"
+    assert ser("annotate", recordings[0], "--model", run / "bundle", "--out", path, "--device", "cpu") == 0
     grid = textgrid.openTextgrid(str(path), includeEmptyIntervals=False, reportingMode="error")
     assert grid.tierNames == ("emotion",)
     assert [entry.label for entry in grid.getTier("emotion").entries] == [module.emotions[expected[0].argmax()]]

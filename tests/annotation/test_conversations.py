@@ -77,8 +77,7 @@ def reasons_in(folder):
     return {Path(file).stem: reason for file, reason in pd.read_csv(failed).itertuples(index=False)}
 
 
-def test_bad_turns_of_some_recordings(conversation, bundle_folder, tmp_path, capsys):
-    """The others are done, and each is listed."""
+def test_recordings_of_bad_turns_are_listed_and_the_others_done(conversation, bundle_folder, tmp_path, capsys):
     folder, sound = tmp_path / "talks", (tmp_path / "meeting.wav").read_bytes()
     folder.mkdir()
     for name, content in (

@@ -1,11 +1,10 @@
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
+from invented_run import edit_json
 
 from ser_personal import EmotionRecognizer
 from ser_personal.annotation.journal import deal
@@ -50,8 +49,7 @@ def test_shards_that_do_not_belong_together(annotate, refusal, copy, talk, tmp_p
     for wrong in ("0/4", "5/4", "three"):
         assert f"{wrong} isn't a shard" in refusal(f"--shard={wrong}")
     assert "--shard: makes a shard, and --join one table" in refusal("--shard", "1/2", "--join")
-    config = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps({**config, "model": "another"}))
+    edit_json(copy / "config.json", lambda config: config.update(model="another"))
     for number in (1, 2):
         annotate("--shard", f"{number}/2", code=None)
     assert "run with another model" in refusal("--join", "--model", copy)
@@ -69,10 +67,8 @@ def test_shards_that_do_not_belong_together(annotate, refusal, copy, talk, tmp_p
 
 @given(st.lists(st.sets(st.sampled_from("abcdefgh"), max_size=3), max_size=12), st.integers(1, 5))
 def test_each_recording_is_in_one_shard_and_speakers_who_meet_are_together(speakers, count):
-    recordings = [
-        Recording(f"{number}.wav", np.zeros(0), None, tuple(Turn(0, 1, one) for one in sorted(names)))
-        for number, names in enumerate(speakers)
-    ]
+    turns = [tuple(Turn(0, 1, one) for one in sorted(names)) for names in speakers]
+    recordings = [Recording(f"{number}.wav", np.zeros(0), None, own) for number, own in enumerate(turns)]
     dealt = deal(recordings, count)
     assert sorted(place for places in dealt for place in places) == list(range(len(recordings)))
     assert all(places == sorted(places) for places in dealt)

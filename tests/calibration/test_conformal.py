@@ -10,6 +10,8 @@ from ser_personal.calibration import conformal
 from ser_personal.calibration.conformal import ConformalTable, HalfWidths
 from ser_personal.calibration.table import PredictedSet
 
+ERRORS = st.tuples(st.integers(0, 30), st.integers(0, 12))
+
 
 def slow_quantile(errors, speakers, coverage):
     """The definition: least value that a share `coverage` of the weights reaches, each speaker 1 / (K + 1)."""
@@ -21,10 +23,7 @@ def slow_quantile(errors, speakers, coverage):
     return inf
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, 30), st.integers(0, 12)), min_size=1, max_size=60),
-    st.sampled_from([0.5, 0.8, 0.9]),
-)
+@given(st.lists(ERRORS, min_size=1, max_size=60), st.sampled_from([0.5, 0.8, 0.9]))
 def test_the_quantile_is_the_definitions(pairs, coverage):
     errors, speakers = np.array([error / 7 for error, _ in pairs]), np.array([str(speaker) for _, speaker in pairs])
     found = conformal.conformal_quantile(errors, speakers, coverage)

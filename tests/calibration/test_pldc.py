@@ -215,7 +215,6 @@ def test_each_variant_is_invariant_to_the_moments_that_it_replaces(shift_mean, s
 
 
 def test_a_bank_and_a_calibration_say_what_they_are_without_a_value():
-    predictions, speaker_ids, pooled = some_test_set()
-    calibration = calibrate(predictions, speaker_ids, pooled, BANK)
+    calibration = calibrate(*some_test_set(), BANK)
     assert repr(calibration) == f"Calibration(40 utterances of {len(calibration.speakers)} speakers: arousal, valence)"
     assert repr(BANK).endswith("speakers, arousal, valence from 1 to 7; vectors of 8)")

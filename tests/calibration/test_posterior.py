@@ -30,11 +30,8 @@ def people(prefix, num_speakers, seed, strength=0.95, fewest=5, most=60):
     biases, gains = 0.2 * rng.normal(size=(num_speakers, 2)), np.exp(0.2 * rng.normal(size=(num_speakers, 2)))
     noise = 0.4 * rng.normal(size=within.shape)
     predictions = 2 + 0.7 * (means - 4 + biases)[speaker] + 0.5 * gains[speaker] * within + noise
-    return SimpleNamespace(
-        inputs=(predictions, [f"{prefix} {number:03}" for number in speaker], voices[speaker]),
-        labels=means[speaker] + within,
-        speaker=speaker,
-    )
+    inputs = predictions, [f"{prefix} {number:03}" for number in speaker], voices[speaker]
+    return SimpleNamespace(inputs=inputs, labels=means[speaker] + within, speaker=speaker)
 
 
 TRAIN, VALIDATION, TEST = people("train", 300, 1), people("validation", 40, 2), people("test", 60, 3)
