@@ -1,8 +1,7 @@
-import csv
-import json
 from zlib import crc32
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 
@@ -13,12 +12,6 @@ def write_wav(path, num_samples=1600, rate=16_000, channels=1):
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(crc32(path.name.encode()))
     soundfile.write(path, rng.uniform(-0.5, 0.5, (num_samples, channels)), rate, subtype="PCM_16")
-
-
-def write_table(path, columns, rows):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows([columns, *rows])
 
 
 @pytest.fixture
@@ -34,11 +27,13 @@ def release(tmp_path):
     def write(rows, label_file="labels_consensus.csv", audio="Audios"):
         root = tmp_path / "release"
         for row in rows:
-            write_wav(root / audio / str(row[0]))
-        write_table(root / "Labels" / label_file, MSP_COLUMNS, rows)
+            write_wav(root / audio / row[0])
+        (root / "Labels").mkdir()
+        frame = pd.DataFrame(rows, columns=MSP_COLUMNS, dtype=object)
         if label_file.endswith(".json"):
-            fields = {row[0]: dict(zip(MSP_COLUMNS[1:], row[1:], strict=True)) for row in rows}
-            (root / "Labels" / label_file).write_text(json.dumps(fields))
+            frame.set_index("FileName").to_json(root / "Labels" / label_file, orient="index")
+        else:
+            frame.to_csv(root / "Labels" / label_file, index=False)
         return root
 
     return write
@@ -50,9 +45,8 @@ def table(tmp_path):
 
     def write(columns, *rows):
         for row in rows:
-            if name := str(row[list(columns).index("path")] if "path" in columns else ""):
-                write_wav(tmp_path / name)
-        write_table(tmp_path / "corpus.csv", columns, rows)
+            write_wav(tmp_path / row[columns.index("path")])
+        pd.DataFrame(rows, columns=columns, dtype=object).to_csv(tmp_path / "corpus.csv", index=False)
         return str(tmp_path / "corpus.csv")
 
     return write

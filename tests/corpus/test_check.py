@@ -94,10 +94,8 @@ def test_one_recording_under_several_ids_is_found_whatever_its_container(table, 
         soundfile.write(tmp_path / name, samples, 16_000)
     (tmp_path / "f.wav").unlink()
     (tmp_path / "f.wav").symlink_to(tmp_path / "e.wav")
-    assert found(path) == [
-        (kinds.LEAKED_AUDIO, "a.wav", "a in train, d in test1"),
-        (kinds.SAME_AUDIO, "e.wav", "e in train, f in train"),
-    ]
+    leaked = kinds.LEAKED_AUDIO, "a.wav", "a in train, d in test1"
+    assert found(path) == [leaked, (kinds.SAME_AUDIO, "e.wav", "e in train, f in train")]
     assert found(path, decode=False) == []
 
 

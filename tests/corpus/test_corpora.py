@@ -86,9 +86,8 @@ def test_columns_are_known_by_name_in_any_order_and_case(table):
     assert (utterance.labels["arousal"], utterance.labels["valence"]) == (3.0, 2.5)
     assert isnan(utterance.labels["dominance"])
     # the required ones alone
-    first, second = CSVCorpus(
-        table(COLUMNS[:3], ["sub/b.x.wav", "Unknown", "test"], ["sub/a.wav", "", "train"])
-    ).utterances
+    path = table(COLUMNS[:3], ["sub/b.x.wav", "Unknown", "test"], ["sub/a.wav", "", "train"])
+    first, second = CSVCorpus(path).utterances
     assert (first.utterance_id, second.utterance_id) == ("sub/a", "sub/b.x")
     assert (first.speaker_id, second.speaker_id, first.emotion, second.split) == (None, None, None, "test1")
 

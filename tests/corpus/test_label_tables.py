@@ -17,19 +17,8 @@ from ser_personal.corpus.table import attribute_labels, is_table, read_rows, seg
 from ser_personal.errors import UserError
 from ser_personal.types import ATTRIBUTES
 
-
-@pytest.mark.parametrize(("name", "meant"), [("EmoDom", "dominance"), ("valance", "valence")])
-def test_an_attribute_by_another_name_is_not_passed_over(name, meant, tmp_path, capsys):
-    (tmp_path / "a.csv").write_text(f"path,speaker,split,pleasant,{name}\na.wav,s,train,3,3\n")
-    enroll = ["enroll", "s", tmp_path / "a.csv", "--model", tmp_path, "--profiles", tmp_path / "p.safetensors"]
-    for command in (["check", tmp_path / "a.csv"], enroll):
-        assert ser(*command) == 2
-        assert f"a.csv: no column {meant}, and {name} isn't read" in capsys.readouterr().err
-    # beside the attribute itself it is something else
-    (tmp_path / "a.csv").write_text(f"path,speaker,split,{name},{meant}\na.wav,s,train,3,3\n")
-    assert [each.labels[meant] for each in CSVCorpus(str(tmp_path / "a.csv")).read_labels()] == [3]
-
-
+ROOT = Path("/corpus/audio")
+CELLS = st.sampled_from(["inf", "-Infinity", "1e999", "0x1", "\uff11", " 4 ", "NaN"])
 ROWS = [
     {"path": "a.wav", "speaker": "NA", "split": "train", "arousal": "4.5"},
     {"path": "b.wav", "speaker": "1,2", "split": "dev", "arousal": ""},
@@ -42,6 +31,18 @@ SPELLINGS = {
     "tabs.tsv": SEMICOLONS.replace(";", "\t").encode("utf-16"),
     "zipped.csv.gz": gzip.compress(COMMAS.encode()),
 }
+
+
+@pytest.mark.parametrize(("name", "meant"), [("EmoDom", "dominance"), ("valance", "valence")])
+def test_an_attribute_by_another_name_is_not_passed_over(name, meant, tmp_path, capsys):
+    (tmp_path / "a.csv").write_text(f"path,speaker,split,pleasant,{name}\na.wav,s,train,3,3\n")
+    enroll = ["enroll", "s", tmp_path / "a.csv", "--model", tmp_path, "--profiles", tmp_path / "p.safetensors"]
+    for command in (["check", tmp_path / "a.csv"], enroll):
+        assert ser(*command) == 2
+        assert f"a.csv: no column {meant}, and {name} isn't read" in capsys.readouterr().err
+    # beside the attribute itself it is something else
+    (tmp_path / "a.csv").write_text(f"path,speaker,split,{name},{meant}\na.wav,s,train,3,3\n")
+    assert [each.labels[meant] for each in CSVCorpus(str(tmp_path / "a.csv")).read_labels()] == [3]
 
 
 @pytest.mark.parametrize("name", SPELLINGS)
@@ -78,30 +79,20 @@ def test_parquet_is_read_as_its_table_is(tmp_path):
     refused(r"t\.parquet: can't be read as Parquet", read_rows, tmp_path / "t.parquet", ("path",))
 
 
-@pytest.mark.parametrize(
-    ("written", "read"), [("10.0,,10", "10,,10"), ("10.0,,anna", "10.0,,anna"), ("1.0,1.5", "1.0,1.5")]
-)
+@pytest.mark.parametrize(("written", "read"), [("10.0,,10", "10,,10"), ("10.0,,b", "10.0,,b"), ("1.0,1.5", "1.0,1.5")])
 def test_speakers_that_another_tool_made_floats_of_are_the_same_people(written, read, tmp_path):
     (tmp_path / "a.csv").write_text("\n".join(["path,speaker", *(f"a.wav,{name}" for name in written.split(","))]))
     assert [row["speaker"] for row in read_rows(tmp_path / "a.csv", ("path",))] == read.split(",")
 
 
 def test_times_of_a_segment():
-    for start, end, seconds in (
-        ("", "", None),
-        ("", "3", (0, 3)),
-        ("0:01:02.5", "1:00:00", (62.5, 3600)),
-        ("1:02", "62.5", (62, 62.5)),
-        ("0 days", "0 days 00:00:07.500000", (0, 7.5)),
-        ("00:00:07,500", "00:01:00,250", (7.5, 60.25)),
-    ):
+    times = [("", "", None), ("", "3", (0, 3)), ("0:01:02.5", "1:00:00", (62.5, 3600)), ("1:02", "62.5", (62, 62.5))]
+    times += [("0 days", "0 days 00:00:07.500000", (0, 7.5)), ("00:00:07,500", "00:01:00,250", (7.5, 60.25))]
+    for start, end, seconds in times:
         assert segment({"start": start, "end": end}, "row") == seconds
     for start in ("nan", "1:2:3:4", "0:-1", "-1", "x", "1 days 00:00:07", "1,500"):
         refused(r"^row: start is .*not a time", segment, {"start": start, "end": "9"}, "row")
     refused("^row: ends at 1 s and starts at 2 s", segment, {"start": "2", "end": "1"}, "row")
-
-
-ROOT = Path("/corpus/audio")
 
 
 @pytest.mark.parametrize("cell", ["/etc/passwd", "../u.wav", r"a\..\..\u.wav", r"C:\u.wav", r"\\host\u.wav"])
@@ -165,9 +156,6 @@ def test_garbage_is_read_or_refused(tmp_path, name):
     path.write_bytes(sound)
     assert read(path)
     check()
-
-
-CELLS = st.sampled_from(["inf", "-Infinity", "1e999", "0x1", "\uff11", " 4 ", "NaN"])
 
 
 @many_inputs

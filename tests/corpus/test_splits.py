@@ -16,6 +16,11 @@ from ser_personal.corpus.folds import SIDES, folds, leave_speakers_out, personal
 from ser_personal.corpus.splits import SpeakerSplits, canonical_split, cut_adaptation, known_speakers
 from ser_personal.types import Utterance
 
+ROWS = st.tuples(st.sampled_from(["a", "b", None]), st.sampled_from(["test1", "train"]), st.integers(1, 11))
+GENDERS = st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 5))
+TRAINED = st.lists(st.integers(1, 9), min_size=6, max_size=12)
+TESTED = st.lists(st.integers(2, 9), min_size=1, max_size=6)
+
 
 def utterance(number: int, split: str, speaker: str | None, seconds: float = 3.0) -> Utterance:
     return Utterance(f"u{number:03}", Path(f"u{number:03}.wav"), split, speaker, seconds=seconds)
@@ -45,12 +50,7 @@ def test_known_speakers_of_training_are_in_no_other_set_unless_allowed():
     refused("split validation", SpeakerSplits.from_utterances, held, allow_overlap=["test1"])
 
 
-@given(
-    rows=st.lists(
-        st.tuples(st.sampled_from(["a", "b", None]), st.sampled_from(["test1", "train"]), st.integers(1, 11))
-    ),
-    seconds=st.integers(1, 30),
-)
+@given(rows=st.lists(ROWS), seconds=st.integers(1, 30))
 def test_cut_keeps_utterances_and_budget(rows, seconds):
     before = [utterance(n, split, speaker, length) for n, (speaker, split, length) in enumerate(rows)]
     # somebody can be cut
@@ -88,10 +88,8 @@ def test_a_set_that_cannot_be_cut_is_refused():
 
 
 def said(speaker: str | None, split: str, count: int, label: float = 4.0, gender: str | None = None) -> list[Utterance]:
-    return [
-        Utterance(f"{speaker}-{n:03}", Path(f"{speaker}-{n}.wav"), split, speaker, gender, labels={"arousal": label})
-        for n in range(count)
-    ]
+    names = [f"{speaker}-{n:03}" for n in range(count)]
+    return [Utterance(name, Path(f"{name}.wav"), split, speaker, gender, labels={"arousal": label}) for name in names]
 
 
 def utterances_of(women: int, men: int, unnamed: int = 0) -> list[Utterance]:
@@ -101,9 +99,6 @@ def utterances_of(women: int, men: int, unnamed: int = 0) -> list[Utterance]:
         for number in range(count):
             utterances += said(f"{name}{number}", "whatever", 2, gender=gender)
     return utterances
-
-
-GENDERS = st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 5))
 
 
 @given(genders=GENDERS, folds=st.integers(3, 7), validation_folds=st.integers(1, 5), seed=st.integers(0, 2**32))
@@ -175,12 +170,7 @@ def ids(utterances) -> set[str]:
     return {utterance.utterance_id for utterance in utterances}
 
 
-@given(
-    train=st.lists(st.integers(1, 9), min_size=6, max_size=12),
-    test=st.lists(st.integers(2, 9), min_size=1, max_size=6),
-    share=st.floats(0.05, 1),
-    seed=st.integers(0, 2**31 - 1),
-)
+@given(train=TRAINED, test=TESTED, share=st.floats(0.05, 1), seed=st.integers(0, 2**31 - 1))
 def test_sides_of_a_gap_differ_in_whom_they_know_alone(train, test, share, seed):
     utterances = corpus_of(train, test)
     numbers = [len(test), len(train)]

@@ -85,9 +85,7 @@ def test_pitch_is_heard_at_its_frequency(pitch):
     assert 16_000 / period == pytest.approx(pitch, rel=0.06)
 
 
-@pytest.mark.parametrize(
-    "flag", ["--speakers=3", "--utterances=1", "--seed=-1", "--min-seconds=0.1", "--max-seconds=1"]
-)
+@pytest.mark.parametrize("flag", ["--speakers=3", "--utterances=1", "--seed=-1", "--min-seconds=.1", "--max-seconds=1"])
 def test_refuses_what_makes_no_corpus(tmp_path, flag, capsys):
     assert ser("synth", "--out", tmp_path / "corpus", flag) == 2
     assert flag.split("=")[0].replace("-", "_").strip("_") in capsys.readouterr().err.replace("-", "_")

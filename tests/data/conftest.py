@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from ser_personal.audio import num_frames
+from ser_personal.audio import decode, num_frames
 from ser_personal.corpus.csv_corpus import CSVCorpus
 from ser_personal.data.frame_store import PseudoLabels, PseudoLabelSource
 
@@ -51,8 +51,6 @@ def corpus(corpus_folder):
 def pseudo_labels_folder(corpus, tmp_path):
     source = PseudoLabelSource(num_clusters=8, teacher="energy", codebook_hash="none")
     store = PseudoLabels.create(tmp_path / "pseudo_labels", source)
-    store.write(
-        {u.utterance_id: loudest_eighths(soundfile.read(u.path, dtype="float32")[0]) for u in corpus.utterances}
-    )
+    store.write({u.utterance_id: loudest_eighths(decode(u.path)) for u in corpus.utterances})
     store.finish()
     return tmp_path / "pseudo_labels"

@@ -1,4 +1,5 @@
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from shutil import copy, copytree
 from types import SimpleNamespace
@@ -8,20 +9,19 @@ from garbage import refused
 from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch.trainer.states import TrainerFn
+from tiny_models import pretrain_data
 
 from ser_personal.corpus.csv_corpus import CSVCorpus
 from ser_personal.data.emotion import EmotionDataModule
-from ser_personal.data.pretrain import PretrainDataModule, hold_out
+from ser_personal.data.pretrain import hold_out
 from ser_personal.types import Utterance
+
+IDS = st.lists(st.tuples(st.sampled_from([None, "a", "b", "c"]), st.integers(0, 10**6)), max_size=60, unique=True)
+pretrain = partial(pretrain_data, min_samples=9_600)
 
 
 def indices(loader):
     return [index for batch in loader for index in batch["indices"].tolist()]
-
-
-def pretrain(corpus, folder, **options):
-    options = {"min_samples": 9_600, "num_workers": 0, **options}
-    return PretrainDataModule(corpus, pseudo_labels=str(folder), **options)
 
 
 def test_emotion_sets(corpus_folder, caplog):
@@ -50,8 +50,8 @@ def test_wanted_test_sets_each_once_and_unknown_speakers(corpus):
     assert sorted(indices(datamodule.train_dataloader())) == list(range(25))
 
 
-def test_pretrain_sets(corpus, pseudo_labels_folder):
-    datamodule = pretrain(corpus, pseudo_labels_folder)
+def test_pretrain_sets(corpus_folder, pseudo_labels_folder):
+    datamodule = pretrain(corpus_folder, pseudo_labels_folder)
     datamodule.setup("fit")
     held_out, unseen = (indices(loader) for loader in datamodule.val_dataloader())
     train = indices(datamodule.train_dataloader())
@@ -59,12 +59,9 @@ def test_pretrain_sets(corpus, pseudo_labels_folder):
     assert Counter(datamodule.utterances[i].speaker_id for i in held_out) == {f"s{k}": 1 for k in range(4)}
     assert sorted(unseen) == list(range(26, 30))
     # of a test set as well
-    more = pretrain(corpus, pseudo_labels_folder, splits=["train", "Train", "test1"], unseen_splits=["test1"])
+    more = pretrain(corpus_folder, pseudo_labels_folder, splits=["train", "Train", "test1"], unseen_splits=["test1"])
     assert more.train_speaker_ids == ["s0", "s1", "s2", "s3", "t1"]
     assert len(more.val_dataloader()) == 1
-
-
-IDS = st.lists(st.tuples(st.sampled_from([None, "a", "b", "c"]), st.integers(0, 10**6)), max_size=60, unique=True)
 
 
 @given(rows=IDS, share=st.floats(0.01, 0.99))
@@ -77,8 +74,8 @@ def test_hold_out_leaves_every_speaker_on_both_sides(rows, share):
         assert kept_out == (0 if count == 1 else min(max(1, round(share * count)), count - 1))
 
 
-def test_mistakes_in_the_arguments(corpus, pseudo_labels_folder):
-    refused("none can be held out", pretrain(corpus, pseudo_labels_folder, splits=["test2"]).setup, "fit")
+def test_mistakes_in_the_arguments(corpus_folder, corpus, pseudo_labels_folder):
+    refused("none can be held out", pretrain(corpus_folder, pseudo_labels_folder, splits=["test2"]).setup, "fit")
     untested = CSVCorpus(str(corpus.label_file))
     untested.utterances = [each for each in corpus.utterances if not each.split.startswith("test")]
     refused("split test: no utterance is left to use", EmotionDataModule(untested).setup, "test")

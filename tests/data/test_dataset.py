@@ -14,21 +14,16 @@ from ser_personal.data.frame_store import PseudoLabels
 from ser_personal.data.resumable_loader import ExampleKey
 from ser_personal.types import Utterance
 
+SAMPLES = st.integers(400, 12_000)
+
 
 @pytest.fixture(scope="module")
 def noise_path(tmp_path_factory):
     return tmp_path_factory.mktemp("slices") / "u.wav"
 
 
-@given(
-    samples=st.integers(400, 12_000),
-    most=st.integers(400, 12_000),
-    epoch=st.integers(0, 50),
-    seed=st.integers(0, 2**31),
-)
-def test_a_crops_pseudo_labels_are_those_that_the_teacher_gives_the_crop(
-    noise_path, energy_labels, samples, most, epoch, seed
-):
+@given(samples=SAMPLES, most=SAMPLES, epoch=st.integers(0, 50), seed=st.integers(0, 2**31))
+def test_a_crops_labels_are_those_that_the_teacher_gives_it(noise_path, energy_labels, samples, most, epoch, seed):
     waveform = np.random.default_rng(seed).uniform(-0.5, 0.5, samples).astype(np.float32)
     soundfile.write(noise_path, waveform, SAMPLE_RATE, subtype="FLOAT")
     utterance = Utterance("u", noise_path, "train", seconds=samples / SAMPLE_RATE)
