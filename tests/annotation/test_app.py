@@ -284,7 +284,6 @@ def test_the_page_from_recording_to_forgetting(page, client, files, own):
     click(page, "#enroll button")
     wait(page, "get('people').textContent.includes('3 utterances')")
     assert own.profiles.ids == ["Anna A"]
-
     page.js("document.querySelector('[value=one]').click()")
     page.js("get('speaker').value = 'Anna A'")
     click(page, "#record")
@@ -299,5 +298,4 @@ def test_the_page_from_recording_to_forgetting(page, client, files, own):
     wait(page, "get('people').textContent === 'Nobody is enrolled.'")
     assert own.profiles.ids == []
     assert page.errors[1:] == []  # the first is the status of the refused enrolment
-    elsewhere = [url for url in page.requests if not url.startswith((client.server.address, "blob:", "data:"))]
-    assert elsewhere == []
+    assert [url for url in page.requests if not url.startswith((client.server.address, "blob:", "data:"))] == []

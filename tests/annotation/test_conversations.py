@@ -31,8 +31,7 @@ def test_a_call_with_a_party_a_channel_is_two_speakers(call, bundle_folder, tmp_
     call_, rate = soundfile.read(tmp_path / "call.wav", dtype="float32")
     for number, side in enumerate(("left", "right")):
         alone = recognizer.predict(np.ascontiguousarray(call_[:, number]), f"call/{side}", sample_rate=rate)
-        own = frame[frame["speaker"] == f"call/{side}"]
-        np.testing.assert_allclose(own[VALUES], alone[VALUES], atol=1e-4)
+        np.testing.assert_allclose(frame[frame["speaker"] == f"call/{side}"][VALUES], alone[VALUES], atol=1e-4)
     (tmp_path / "call.rttm").write_text(rttm_of_channels(turns))
     by_rttm = recognizer.predict(tmp_path / "call.wav", segments=tmp_path / "call.rttm", channel="each")
     assert by_rttm["speaker"].tolist() == ["anna"] * 3 + ["call/SPEAKER_01"] * 3
@@ -54,19 +53,15 @@ def test_channels_that_do_not_fit(call, conversation, bundle_folder, recognizer,
     flags = ("--segments", tmp_path / "calls.rttm", "--channel", "each")
     assert len(annotated(bundle_folder, tmp_path, folder, *flags, code=1)) == 6
     found = reasons_in(tmp_path)
-    for name, what in (
-        ("alone", "aren't on its channels 1 to 2, but on 1. "),
-        ("elsewhere", "aren't on its channels 1 to 2, but on 2, 3. "),
-        ("nameless", "has no turns in"),
-        ("mono", "has one channel"),
-    ):
-        assert what in found[name]
-    for audio, options, what in (
-        (folder / "mono.wav", {"channel": "right"}, "has no channel 2, but 1"),
-        (folder / "alone.wav", {"channel": "each", "speaker_ids": "anna"}, "speaker_ids: the channels say who speaks"),
-        (both[:, 0], {"channel": "each"}, "channel each: a waveform has one channel"),
-    ):
-        refused(what, recognizer.predict, audio, **options)
+    assert "aren't on its channels 1 to 2, but on 1. " in found["alone"]
+    assert "aren't on its channels 1 to 2, but on 2, 3. " in found["elsewhere"]
+    assert "has no turns in" in found["nameless"]
+    assert "has one channel" in found["mono"]
+    predict = recognizer.predict
+    refused("has no channel 2, but 1", predict, folder / "mono.wav", channel="right")
+    line = "speaker_ids: the channels say who speaks"
+    refused(line, predict, folder / "alone.wav", channel="each", speaker_ids="anna")
+    refused("channel each: a waveform has one channel", predict, both[:, 0], channel="each")
     flags = ("--speaker-from", "folder", "--channel", "each", "--model", "m", "--out", tmp_path / "p.csv")
     line = "--speaker_from folder: the segments or channels say who speaks"
     assert line in mistake("annotate", folder, *flags)

@@ -22,14 +22,12 @@ def talk(talk):
 
 def test_shards_joined_are_one_run_byte_for_byte_and_enrol_alike(annotate, bundle_folder, talk, tmp_path):
     def of(name):
-        path = tmp_path / f"{name}.safetensors"
-        return EmotionRecognizer.from_pretrained(bundle_folder, profiles=path, device="cpu")
+        return EmotionRecognizer.from_pretrained(bundle_folder, profiles=tmp_path / f"{name}.safetensors", device="cpu")
 
     for name in ("one", "many"):
         of(name).enroll("anna", sorted(talk.glob("anna/é*.wav"))[:2])
     whole = annotate("--profiles", tmp_path / "one.safetensors", out="whole.csv", code=1)
-    counts = pd.read_csv(whole).query("speaker == 'anna'")["calibration_utterances"]
-    assert counts.tolist() == [2, 2, 3, 4, 5, 6]
+    assert pd.read_csv(whole).query("speaker == 'anna'")["calibration_utterances"].tolist() == [2, 2, 3, 4, 5, 6]
     flags = ("--profiles", tmp_path / "many.safetensors")
     for number in range(1, 4):
         annotate("--shard", f"{number}/3", *flags, code=None)

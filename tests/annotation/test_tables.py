@@ -22,11 +22,9 @@ def test_every_format_holds_the_same(annotate):
     folder = annotate(out="labels.txt")
     for row in table.itertuples():
         label = f"{row.speaker} arousal {row.arousal_calibrated:.2f} valence {row.valence_calibrated:.2f}"
-        line = f"{row.start:.6f}\t{row.end:.6f}\t{label}\n"
-        assert (folder / f"{Path(row.file).stem}.txt").read_text() == line
+        assert (folder / f"{Path(row.file).stem}.txt").read_text() == f"{row.start:.6f}\t{row.end:.6f}\t{label}\n"
     pytest.importorskip("pyarrow", reason="pyarrow isn't installed (the extra parquet)")
-    parquet = pd.read_parquet(annotate(out="predictions.parquet"))
-    pd.testing.assert_frame_equal(parquet, table, check_dtype=False)
+    pd.testing.assert_frame_equal(pd.read_parquet(annotate(out="predictions.parquet")), table, check_dtype=False)
 
 
 def test_a_textgrid_has_a_tier_for_each_speaker_and_attribute(tmp_path):

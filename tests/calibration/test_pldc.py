@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -147,10 +148,8 @@ def test_another_label_scale_changes_nothing_else_and_rounding_is_never_scaled_u
     # one speaker's vary by rounding, close to 0 on a scale around it
     rounded = np.array(speaker_ids) == "test 1"
     predictions[rounded] = 4.03 + np.random.default_rng(0).uniform(-3e-7, 3e-7, (rounded.sum(), 2))
-    banks = [
-        SpeakerBank.from_utterances(speaker_ids, pooled, labels, ATTRIBUTES, scale)
-        for labels, scale in ((some_test_set(seed=2)[0], (1, 7)), (to_scale(some_test_set(seed=2)[0]), (low, high)))
-    ]
+    labels, bank_of = some_test_set(seed=2)[0], partial(SpeakerBank.from_utterances, speaker_ids, pooled)
+    banks = [bank_of(labels, ATTRIBUTES, (1, 7)), bank_of(to_scale(labels), ATTRIBUTES, (low, high))]
     expected = calibrate(predictions, speaker_ids, pooled, banks[0]).predictions
     np.testing.assert_allclose(expected[rounded], predictions[rounded])
     found = calibrate(to_scale(predictions), speaker_ids, pooled, banks[1]).predictions
@@ -180,21 +179,19 @@ def test_mistakes_are_one_line_each():
     broken, where, infinite = predictions.copy(), speaker_ids.index("test 2"), pooled.copy()
     broken[where], infinite[speaker_ids.index(None), 0] = NAN, np.inf
     empty = SpeakerBank.from_utterances([None], np.ones((1, 8)), np.ones((1, 2)), ATTRIBUTES)
-    inputs = {"predictions": predictions, "speaker_ids": speaker_ids, "pooled": pooled, "bank": BANK}
-    inputs["speaker_ids"] = pd.Series(speaker_ids, index=range(9, 49))
-    for changed, message in (
-        ({"predictions": broken}, f"speaker test 2: the prediction of utterance {where} holds NaN"),
-        ({"pooled": infinite}, "an unknown speaker: the pooled vector"),
-        ({"bank": empty}, "the bank holds no speaker"),
-        ({"attributes": "arousal"}, r"attributes: is text. Give a list, such as \['arousal'\]"),
-        ({"attributes": ("arousal", "dominance")}, "of arousal, dominance, but label statistics of arousal, valence"),
-        ({"predictions": predictions[:, :1]}, r"predictions \(40, 1\)"),
-        ({"speaker_ids": speaker_ids[:-1]}, r"are not \(39, 2\)"),
-        ({"pooled": pooled[:, :-1]}, r"pooled \(40, 7\)"),
-        ({"k": 0}, "k: 0 is out of range"),
-        ({"statistics": "median"}, "pldc.statistics: there is no 'median'. Give one of average, pooled"),
-    ):
-        refused(message, calibrate, **inputs | changed)
+    inputs = {"predictions": predictions, "speaker_ids": pd.Series(speaker_ids, index=range(9, 49)), "pooled": pooled}
+    given = partial(calibrate, **inputs, bank=BANK)
+    refused(f"speaker test 2: the prediction of utterance {where} holds NaN", given, predictions=broken)
+    refused("an unknown speaker: the pooled vector", given, pooled=infinite)
+    refused("the bank holds no speaker", given, bank=empty)
+    refused(r"attributes: is text. Give a list, such as \['arousal'\]", given, attributes="arousal")
+    line = "of arousal, dominance, but label statistics of arousal, valence"
+    refused(line, given, attributes=("arousal", "dominance"))
+    refused(r"predictions \(40, 1\)", given, predictions=predictions[:, :1])
+    refused(r"are not \(39, 2\)", given, speaker_ids=speaker_ids[:-1])
+    refused(r"pooled \(40, 7\)", given, pooled=pooled[:, :-1])
+    refused("k: 0 is out of range", given, k=0)
+    refused("pldc.statistics: there is no 'median'. Give one of average, pooled", given, statistics="median")
 
 
 @pytest.mark.parametrize(("shift_mean", "scale_std"), VARIANTS)

@@ -105,12 +105,9 @@ def test_attributes_count_each_by_itself_and_unknown_speakers_nowhere():
     labels = VALIDATION.labels.copy()
     labels[::3, 0] = NAN
     labels[VALIDATION.speaker >= 30, 1] = NAN
-    both = PosteriorCalibrator(BANK, ("valence", "arousal")).fit(
-        torch.tensor(np.vstack([predictions, predictions + 9])[:, ::-1].copy()),
-        [*speaker_ids, *[None] * len(predictions)],
-        torch.tensor(np.vstack([pooled, pooled])),
-        torch.tensor(np.vstack([labels, labels])[:, ::-1].copy()),
-    )
+    given = torch.tensor(np.vstack([predictions, predictions + 9])).flip(1), [*speaker_ids, *[None] * len(predictions)]
+    given += torch.tensor(np.vstack([pooled, pooled])), torch.tensor(np.vstack([labels, labels])).flip(1)
+    both = PosteriorCalibrator(BANK, ("valence", "arousal")).fit(*given)
     values, *others = TEST.inputs
     found = both(values[:, ::-1], *others)
     for column, attribute in enumerate(ATTRIBUTES):
@@ -192,7 +189,6 @@ def test_the_greatest_gain_wins_that_lowers_neither_score_and_its_map_for_everyo
     assert chosen(np.full((160, 3), 4.0), [[0]] * 3, labels, speaker_ids) == 0
     twice = np.column_stack([predictions, predictions - biases, predictions - biases])
     assert chosen(twice, [[0], [2], [1]], labels, speaker_ids) == 2
-
     # good for eight speakers, bad for the one who says the most
     rng = np.random.default_rng(2)
     talker = 4 + rng.normal(size=600)
@@ -214,5 +210,4 @@ def test_what_is_read_calibrates_as_what_was_fitted_and_names_no_speaker(calibra
     again.fitted = posterior.load_posterior(path)
     np.testing.assert_array_equal(again(*TEST.inputs), calibrator(*TEST.inputs))
     # vectors of 6, and at most three numbers of everyone together
-    lists = re.findall(r"\[([^\[\]]*)\]", path.read_text())
-    assert {one.count(",") + 1 for one in lists} == {1, 2, 3, 6}
+    assert {one.count(",") + 1 for one in re.findall(r"\[([^\[\]]*)\]", path.read_text())} == {1, 2, 3, 6}

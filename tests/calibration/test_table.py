@@ -35,8 +35,7 @@ def test_rows_by_name_explained_in_terminal_and_report_with_the_oracle_last_and_
     assert " ".join(rows) == "raw mu sigma both affine posterior population random_speakers own_statistics"
     assert [name for name, row in rows.items() if row.is_oracle] == ["own_statistics"]
     assert [name for name, row in rows.items() if row.is_random] == ["random_speakers"]
-    assert set(LEGEND) == set(rows)
-    assert set(ROWS) == {*rows, RIDGE}
+    assert (set(LEGEND), set(ROWS)) == ({*rows}, {*rows, RIDGE})
 
 
 def test_rows_of_the_paper_are_calibrate(rows, pldc):
@@ -60,16 +59,13 @@ def test_similar_voices_help_where_voices_tell_the_labels(rows):
 
 
 def test_no_row_but_the_oracle_sees_a_test_label(rows, pldc):
-    order = np.random.default_rng(4).permutation(len(TEST.labels))
-    shuffled = replace(TEST, labels=TEST.labels[order])
+    shuffled = replace(TEST, labels=TEST.labels[np.random.default_rng(4).permutation(len(TEST.labels))])
     for row in calibration_table(shuffled, pldc, standard_calibrators(pldc, VALIDATION)):
-        same = np.array_equal(row.predictions, rows[row.name].predictions)
-        assert same != row.is_oracle, row.name
+        assert np.array_equal(row.predictions, rows[row.name].predictions) != row.is_oracle, row.name
 
 
 def test_without_training_labels_an_attribute_stays_as_it_is_and_few_labels_fit_no_posterior(pldc, capsys):
-    few = standard_calibrators(pldc, people("validation", 4, 2))
-    assert {"affine", "posterior"} & {*few} == {"affine"}
+    assert {"affine", "posterior"} & {*standard_calibrators(pldc, people("validation", 4, 2))} == {"affine"}
     assert "posterior is left out: 60 training and 4 validation speakers have" in capsys.readouterr().out
     half = replace(VALIDATION, labels=np.where([True, False], NAN, VALIDATION.labels))
     assert not {"affine", "posterior"} & {*standard_calibrators(pldc, half)}
@@ -119,8 +115,7 @@ def inputs():
 
 
 def test_each_draw_takes_k_random_speakers_of_the_bank_for_each_test_speaker(pldc, inputs):
-    one = replace(pldc, settings=PLDCSettings(k=1, shift_mean=True))
-    draws = RandomSpeakers(one, draws=50)(*inputs)
+    draws = RandomSpeakers(replace(pldc, settings=PLDCSettings(k=1, shift_mean=True)), draws=50)(*inputs)
     assert draws.shape == (50, 28, 2)
     np.testing.assert_array_equal(draws[:, 25:], np.broadcast_to(inputs[0][25:], (50, 3, 2)))
     means = [draws[:, rows].mean(axis=1) for rows in (slice(0, 10), slice(10, 25))]

@@ -24,8 +24,7 @@ def found(path, *, decode=True, **options):
 
 def test_a_sound_corpus(table, capsys):
     path = table(COLUMNS, *GOOD)
-    assert found(path) == []
-    assert check(path) == 0
+    assert (found(path), check(path)) == ([], 0)
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert "train 2 0.0 1 1" in lines
     assert any(line.startswith("train 0.10 (0.10 to 0.10) 3.00 (2.00 to 4.00) none none") for line in lines)
@@ -50,8 +49,7 @@ def test_unusable_audio_is_an_error_in_the_words_of_decoding_and_odd_audio_a_not
         "stereo.wav": (kinds.OTHER_FORMAT, "44100 Hz, 2 channels"),
         "long.wav": (kinds.CROPPED, "16.0 s"),
     }
-    undecoded = {name for kind, name, _ in found(path, decode=False) if kind.fatal}
-    assert undecoded == {"missing.wav", "short.wav"}
+    assert {name for kind, name, _ in found(path, decode=False) if kind.fatal} == {"missing.wav", "short.wav"}
 
 
 def test_problems_of_labels_and_sets(table):
@@ -65,12 +63,10 @@ def test_problems_of_labels_and_sets(table):
         (kinds.LABEL_MISSING, "y", "arousal"),
     ]
     assert found(path, allow_overlap=["test"])[1][0] == kinds.DUPLICATE_ID
-    tested = table(COLUMNS, *GOOD, ["1.wav", "t", "test1", 1])
-    assert found(tested) == [(kinds.VALIDATION_SPEAKER, "t", "test1")]
+    assert found(table(COLUMNS, *GOOD, ["1.wav", "t", "test1", 1])) == [(kinds.VALIDATION_SPEAKER, "t", "test1")]
     others = [[f"{name}.wav", name, name, 3] for name in ("trian", "held_out", "Test-2", "test_clean")]
     assert found(table(COLUMNS, *GOOD, *others)) == [(kinds.OTHER_SPLIT, name, "") for name in ("held_out", "trian")]
-    alike = table(COLUMNS, *GOOD[:3], ["v.wav", "t", "dev", 3])
-    assert found(alike) == [(kinds.ONE_LABEL, "arousal", "")]
+    assert found(table(COLUMNS, *GOOD[:3], ["v.wav", "t", "dev", 3])) == [(kinds.ONE_LABEL, "arousal", "")]
     # which some stages can use
     path = table(COLUMNS, ["a.wav", "Unknown", "train", ""], GOOD[2], GOOD[3])
     assert found(path)[:2] == [(kinds.NO_SPEAKER, "train", ""), (kinds.NO_LABEL, "train", "")]
@@ -80,8 +76,7 @@ def test_problems_of_labels_and_sets(table):
 def test_labels_off_the_scale_name_flags_that_paste(table, capsys):
     path = table(COLUMNS, *GOOD, ["x.wav", "s", "train", 9])
     assert ser("check", path) == 1
-    shown = capsys.readouterr().out
-    _, *command = shlex.split(re.findall("`(.*?)`", shown)[-1])
+    _, *command = shlex.split(re.findall("`(.*?)`", capsys.readouterr().out)[-1])
     assert ser(*command) == 0
     flags = f"--data.corpus CSVCorpus --data.corpus.path {path} --data.corpus.scale '[1,9]'"
     refused(f"x: arousal is 9, outside.* as `{re.escape(flags)}`", lambda: CSVCorpus(path).utterances)
@@ -101,8 +96,7 @@ def test_one_recording_under_several_ids_is_found_whatever_its_container(table, 
 
 def test_segments_of_one_recording(table, wav, tmp_path):
     columns = [*COLUMNS, "start", "end"]
-    parts = ((0, 1), (1, "0:00:02.5"), (7, 11), (12, 13), (8, 8.01))
-    rows = [["m.wav", "s", "train", 2, *part] for part in parts]
+    rows = [["m.wav", "s", "train", 2, *part] for part in ((0, 1), (1, "0:00:02.5"), (7, 11), (12, 13), (8, 8.01))]
     path = table(columns, *([*row, "", ""] for row in GOOD), *rows)
     wav(tmp_path / "m.wav", num_samples=160_000)
     outside = ("a segment lies outside the recording's 10.00 s", True), "m.wav", ""

@@ -18,6 +18,20 @@ from ser_personal.errors import UserError
 from ser_personal.types import ATTRIBUTES
 
 ROOT = Path("/corpus/audio")
+TABLE = b"""path,speaker,split,arousal,valence,dominance,gender,id
+a/u.wav,x,train,1.5,,7,female,u
+v.wav,,test1,2,3,4,,v
+"""
+LABELS = b"""FileName,EmoClass,EmoAct,EmoVal,EmoDom,SpkrID,Gender,Split_Set
+a.wav,N,1,2.5,3,7,Male,Train
+b.wav,H,,4,5,Unknown,,Test1
+"""
+PARTITIONS = b"Train; a.wav\nTest1; b.wav\n"
+READERS = {
+    "corpus.csv": (TABLE, lambda path: CSVCorpus(str(path)).read_labels()),
+    "Labels/labels_consensus.csv": (LABELS, lambda path: MSPPodcast(str(path.parents[1])).read_labels()),
+    "Partitions.txt": (PARTITIONS, read_partitions),
+}
 CELLS = st.sampled_from(["inf", "-Infinity", "1e999", "0x1", "\uff11", " 4 ", "NaN"])
 ROWS = [
     {"path": "a.wav", "speaker": "NA", "split": "train", "arousal": "4.5"},
@@ -123,22 +137,6 @@ def test_what_is_taken_stays_inside(cell):
     except UserError:
         return
     assert path.resolve().is_relative_to(ROOT.resolve())
-
-
-TABLE = b"""path,speaker,split,arousal,valence,dominance,gender,id
-a/u.wav,x,train,1.5,,7,female,u
-v.wav,,test1,2,3,4,,v
-"""
-LABELS = b"""FileName,EmoClass,EmoAct,EmoVal,EmoDom,SpkrID,Gender,Split_Set
-a.wav,N,1,2.5,3,7,Male,Train
-b.wav,H,,4,5,Unknown,,Test1
-"""
-PARTITIONS = b"Train; a.wav\nTest1; b.wav\n"
-READERS = {
-    "corpus.csv": (TABLE, lambda path: CSVCorpus(str(path)).read_labels()),
-    "Labels/labels_consensus.csv": (LABELS, lambda path: MSPPodcast(str(path.parents[1])).read_labels()),
-    "Partitions.txt": (PARTITIONS, read_partitions),
-}
 
 
 @pytest.mark.parametrize("name", READERS)

@@ -154,8 +154,7 @@ def test_the_command_writes_a_table_a_fold_and_names_a_scale_of_its_own(syntheti
     assert sorted(speaker for speakers in tested for speaker in speakers) == sorted(map(str, range(1, 13)))
     assert all(len(corpus.utterances) == 72 for corpus in corpora)
     assert caplog.text == ""
-    scaled = CSVCorpus(str(tmp_path / "fold_0.csv"), scale=(0, 10))
-    folds(scaled, count=4, out=str(tmp_path / "scaled"))
+    folds(CSVCorpus(str(tmp_path / "fold_0.csv"), scale=(0, 10)), count=4, out=str(tmp_path / "scaled"))
     assert "give 0 to 10 with each" in caplog.text
 
 
@@ -187,8 +186,7 @@ def test_sides_of_a_gap_differ_in_whom_they_know_alone(train, test, share, seed)
         assert tested <= known_speakers(dependent.train) <= tested | trained
         assert known_speakers(independent.train) <= trained
         for splits in (dependent, independent):
-            assert len(known_speakers(splits.train)) == number
-            assert len(ids(splits.train)) == len(splits.train)
+            assert (len(known_speakers(splits.train)), len(ids(splits.train))) == (number, len(splits.train))
             assert not ids(splits.train) & ids(splits.test["test1"])
     largest = known_speakers(corpora[numbers[1], "independent"].train)
     assert known_speakers(corpora[numbers[0], "independent"].train) <= largest

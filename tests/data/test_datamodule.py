@@ -44,8 +44,7 @@ def test_emotion_sets(corpus_folder, caplog):
 
 
 def test_wanted_test_sets_each_once_and_unknown_speakers(corpus):
-    wanted = ["test2", "Test2"]
-    datamodule = EmotionDataModule(corpus, test_splits=wanted, known_speakers_only=False, num_workers=0)
+    datamodule = EmotionDataModule(corpus, test_splits=["test2", "Test2"], known_speakers_only=False, num_workers=0)
     assert indices(datamodule.test_dataloader()) == [33]
     assert sorted(indices(datamodule.train_dataloader())) == list(range(25))
 
@@ -54,14 +53,12 @@ def test_pretrain_sets(corpus_folder, pseudo_labels_folder):
     datamodule = pretrain(corpus_folder, pseudo_labels_folder)
     datamodule.setup("fit")
     held_out, unseen = (indices(loader) for loader in datamodule.val_dataloader())
-    train = indices(datamodule.train_dataloader())
-    assert sorted(train + held_out) == list(range(2, 24))
+    assert sorted(indices(datamodule.train_dataloader()) + held_out) == list(range(2, 24))
     assert Counter(datamodule.utterances[i].speaker_id for i in held_out) == {f"s{k}": 1 for k in range(4)}
     assert sorted(unseen) == list(range(26, 30))
     # of a test set as well
     more = pretrain(corpus_folder, pseudo_labels_folder, splits=["train", "Train", "test1"], unseen_splits=["test1"])
-    assert more.train_speaker_ids == ["s0", "s1", "s2", "s3", "t1"]
-    assert len(more.val_dataloader()) == 1
+    assert (more.train_speaker_ids, len(more.val_dataloader())) == (["s0", "s1", "s2", "s3", "t1"], 1)
 
 
 @given(rows=IDS, share=st.floats(0.01, 0.99))
@@ -86,14 +83,9 @@ def test_mistakes_in_the_arguments(corpus_folder, corpus, pseudo_labels_folder):
 
 def on_rank(corpus, rank=0, world_size=1, **options):
     datamodule = EmotionDataModule(str(corpus), **{"num_workers": 0} | options)
-    datamodule.trainer = SimpleNamespace(
-        global_rank=rank,
-        world_size=world_size,
-        accumulate_grad_batches=2,
-        limit_val_batches=1.0,
-        lightning_module=SimpleNamespace(attributes=("arousal",)),
-        state=SimpleNamespace(fn=TrainerFn.FITTING),
-    )
+    standing = {"global_rank": rank, "world_size": world_size, "accumulate_grad_batches": 2, "limit_val_batches": 1.0}
+    module, state = SimpleNamespace(attributes=("arousal",)), SimpleNamespace(fn=TrainerFn.FITTING)
+    datamodule.trainer = SimpleNamespace(**standing, lightning_module=module, state=state)
     return datamodule
 
 
@@ -154,8 +146,7 @@ def test_a_fit_is_not_resumed_on_another_file_of_the_same_speakers(corpus_folder
         copy(folder / "u04.wav", folder / "u00.wav")
     else:
         edited = "u00.wav,s0,train,2,\n" if change == "label" else ""
-        table = (folder / "corpus.csv").read_text()
-        (folder / "corpus.csv").write_text(table.replace("u00.wav,s0,train,1,\n", edited))
+        (folder / "corpus.csv").write_text((folder / "corpus.csv").read_text().replace("u00.wav,s0,train,1,\n", edited))
     refused("trained on other utterances, lengths or labels", on_rank(folder).load_state_dict, state)
 
 

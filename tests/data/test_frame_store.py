@@ -41,8 +41,7 @@ def test_pseudo_labels_are_read_as_they_were_written_in_this_process_and_another
         assert store.total_frames == sum(range(1, 9))
         for utterance_id, expected in IDS.items():
             np.testing.assert_array_equal(store[utterance_id], expected)
-            assert store[utterance_id].dtype == np.uint16
-            assert store.num_frames(utterance_id) == len(expected)
+            assert (store[utterance_id].dtype, store.num_frames(utterance_id)) == (np.uint16, len(expected))
 
 
 @settings(max_examples=12)

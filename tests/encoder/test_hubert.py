@@ -18,6 +18,16 @@ from ser_personal.encoder.hubert import ConvFrontEnd, HubertEncoder, TinyEncoder
 LENGTHS = torch.tensor([8000, 5000, 6161])
 EQUAL = torch.tensor([8000, 8000])
 hubert = partial(built, HubertEncoder)
+MISFITS = [
+    (lambda w: {f"model.{name}": w[name] for name in w}, {}, "lacks .* calls it model.encoder.*: take model. off"),
+    (lambda w: {name: w[name] for name in w if "layers.1." not in name}, {}, "lacks .*layers.1.*num_hidden"),
+    (lambda w: w | {"masked_spec_embed": torch.zeros(7)}, {}, "can't be loaded"),
+    (dict, {"num_hidden_layers": 1}, "has weights that config.json doesn't name, .*layers.1.*num_hidden_layers"),
+    (dict, {"num_hidden_layers": -1}, "has weights that config.json doesn't name, .*layers.0.*num_hidden_layers"),
+    (dict, {"conv_stride": [1] * 7}, "make a frame of 20 samples every 1"),
+    (dict, {"hidden_act": "wiggle"}, "can't be loaded .*wiggle"),
+    (dict, {"hidden_size": "wide"}, "can't be loaded .*expected int, got str"),
+]
 
 
 @torch.no_grad()
@@ -28,8 +38,7 @@ def test_frames_layers_and_weights_are_those_of_transformers(any_folder, normali
     waveforms = 5 * padded_noise(EQUAL) + 1
     # None: as base and large models are pre-trained
     told = network.config.feat_extract_norm == "layer" if normalizes is None else normalizes
-    prepared = normalize(waveforms, EQUAL) if told else waveforms
-    wanted = network(prepared, output_hidden_states=True)
+    wanted = network(normalize(waveforms, EQUAL) if told else waveforms, output_hidden_states=True)
     torch.testing.assert_close(encoder(waveforms, EQUAL).frames, wanted.last_hidden_state, atol=0, rtol=0)
     for layer in (1, 2):
         hidden = encoder.hidden_states(waveforms, EQUAL, layer)
@@ -64,8 +73,7 @@ def test_freezing_stops_exactly_the_right_parameters(hubert_folder):
     plain = hubert(hubert_folder)
     names = {name for name, _ in plain.named_parameters()}
     assert learning(plain) == names
-    cnn = {name for name in names if "conv_layers" in name}
-    assert learning(hubert(hubert_folder, freeze_cnn=True)) == names - cnn
+    assert learning(hubert(hubert_folder, freeze_cnn=True)) == names - {name for name in names if "conv_layers" in name}
     beneath = ["front_end.", "network.masked_spec_embed", "network.feature_projection."]
     beneath += ["network.encoder.pos_conv_embed.", "network.encoder.layers.0."]
     if "group" in hubert_folder:
@@ -90,8 +98,7 @@ def test_dropout_is_of_training_alone_and_nothing_else_is_random(hubert_folder):
         encoder = hubert(hubert_folder, dropout=dropout)
         assert not any(module.training for module in encoder.modules())
         evaluated = encoder(waveforms, EQUAL).frames
-        trained = encoder.train()(waveforms, EQUAL).frames
-        assert torch.allclose(trained, evaluated, atol=1e-5) is not bool(dropout)
+        assert torch.allclose(encoder.train()(waveforms, EQUAL).frames, evaluated, atol=1e-5) is not bool(dropout)
 
 
 def test_no_such_layer_and_no_hook_left_behind(hubert_folder):
@@ -110,19 +117,7 @@ def test_an_empty_folder_and_half_the_weights_are_one_line(network_folders, tmp_
     refused("can't be loaded", HubertEncoder(str(tmp_path)).build)
 
 
-@pytest.mark.parametrize(
-    ("weights", "config", "line"),
-    [
-        (lambda w: {f"model.{name}": w[name] for name in w}, {}, "lacks .* calls it model.encoder.*: take model. off"),
-        (lambda w: {name: w[name] for name in w if "layers.1." not in name}, {}, "lacks .*layers.1.*num_hidden"),
-        (lambda w: w | {"masked_spec_embed": torch.zeros(7)}, {}, "can't be loaded"),
-        (dict, {"num_hidden_layers": 1}, "has weights that config.json doesn't name, .*layers.1.*num_hidden_layers"),
-        (dict, {"num_hidden_layers": -1}, "has weights that config.json doesn't name, .*layers.0.*num_hidden_layers"),
-        (dict, {"conv_stride": [1] * 7}, "make a frame of 20 samples every 1"),
-        (dict, {"hidden_act": "wiggle"}, "can't be loaded .*wiggle"),
-        (dict, {"hidden_size": "wide"}, "can't be loaded .*expected int, got str"),
-    ],
-)
+@pytest.mark.parametrize(("weights", "config", "line"), MISFITS)
 def test_weights_and_configs_that_do_not_fit(network_folders, tmp_path, weights, config, line):
     folder = network_folders["hubert", "layer"]
     settings = json.loads((folder / "config.json").read_text())
@@ -168,13 +163,9 @@ def test_a_step_of_papt_does_not_wait_for_the_device(hubert_folder, lengths, mon
     module.personalized.build(["a", "b"])
     module._build_head(7, 8)
     module.to("meta").train()
-    without_values = {
-        "waveforms": torch.empty(2, 8_000, device="meta"),
-        "num_samples": torch.tensor(lengths),
-        "speaker_ids": ["a", None],
-        "indices": torch.arange(2),
-        "pseudo_labels": torch.empty(2, num_frames(8_000), dtype=torch.int64, device="meta"),
-    }
+    audio = {"waveforms": torch.empty(2, 8_000, device="meta"), "num_samples": torch.tensor(lengths)}
+    labels = torch.empty(2, num_frames(8_000), dtype=torch.int64, device="meta")
+    without_values = audio | {"speaker_ids": ["a", None], "indices": torch.arange(2), "pseudo_labels": labels}
     prediction, output = module._predict(without_values, mask_seed=0)
     (prediction.loss / prediction.masked + output.feature_penalty).backward()
     assert all(weight.grad is not None for weight in module.parameters() if weight.requires_grad)

@@ -69,8 +69,7 @@ def test_adapters_add_a_product_of_low_rank_and_can_be_merged(any_folder, peft):
 
 
 def test_adapters_alone_learn_above_frozen_layers(hubert_folder, peft):
-    encoder = adapted(hubert_folder, ADAPTERS, freeze_layers=1, weighted_layers=True)
-    names = learning(encoder)
+    names = learning(adapted(hubert_folder, ADAPTERS, freeze_layers=1, weighted_layers=True))
     assert "layer_weights" in names
     assert len(names) == 5
     assert all("layers.1." in name for name in names if "lora_" in name)

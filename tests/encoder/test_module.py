@@ -30,8 +30,7 @@ def test_settings_are_saved_as_plain_text_and_numbers(papt_checkpoint):
     settings = {"seed": np.int64(3), "rates": (np.float32(0.5), PositiveInt(2)), "corpus": Path("a")}
     checkpoint = {"hyper_parameters": settings}
     PAPT.load_from_checkpoint(papt_checkpoint).on_save_checkpoint(checkpoint)
-    kept = checkpoint["hyper_parameters"]
-    assert [kept[name] for name in settings] == [3, [0.5, 2], "a"]
+    assert [checkpoint["hyper_parameters"][name] for name in settings] == [3, [0.5, 2], "a"]
 
 
 def test_networks_are_made_in_main_memory_whatever_device_they_train_on():

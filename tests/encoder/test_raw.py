@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from ser_personal.encoder.speaker_fusion import Personalization, make_fusion
 from ser_personal.types import CachedBatch, FeatureSource, SpeechBatch
 
 LENGTHS = torch.tensor([9_000, 16_000, 6_000])
+SOURCE = FeatureSource(encoder="test", dim=4, frame_seconds=0.2)
 KINDS = [(LogMelEncoder, 80), (MFCCEncoder, 39)]
 
 
@@ -42,13 +45,9 @@ def test_frames_are_standardised_whatever_the_batch_and_come_back(kind: type[Enc
     torch.testing.assert_close(again(padded_noise(LENGTHS), LENGTHS).frames, output.frames)
 
 
-class TrainingSet:
-    frame_source = FeatureSource(encoder="test", dim=4, frame_seconds=0.2)
-
-
 def cached() -> CachedFeatures:
     encoder = CachedFeatures()
-    encoder.prepare(TrainingSet())
+    encoder.prepare(SimpleNamespace(frame_source=SOURCE))
     encoder.build()
     return encoder
 
@@ -71,7 +70,7 @@ def test_cached_frames_are_given_as_they_are_and_a_checkpoint_names_what_made_th
     again = saved_encoder(cached().config)
     again.build(cached().config)
     assert isinstance(again, CachedFeatures)
-    assert again.source == TrainingSet.frame_source
+    assert again.source == SOURCE
 
 
 def test_encoders_and_batches_that_do_not_belong_together_are_refused() -> None:

@@ -44,19 +44,15 @@ def test_e_s_enters_as_the_paper_says(encoder, speaker_embedding, name):
         mask = torch.arange(num_frames(8000) + ahead) < num_frames(LENGTHS)[:, None] + ahead
         return encoder.network.encoder(sequence, attention_mask=mask).last_hidden_state[:, ahead:]
 
-    wanted = {
-        "none": lambda: plain,
-        "first": lambda: transformed(hidden + speaker_embedding[:, None]),
-        "prefix": lambda: transformed(prefixed, ahead=1),
-        "concat": lambda: plain + speaker_embedding[:, None],  # where it starts
-        "last": lambda: plain + speaker_embedding[:, None],
-    }[name]()
+    added = plain + speaker_embedding[:, None]  # where concat starts
+    wanted = {"none": plain, "concat": added, "last": added, "prefix": transformed(prefixed, ahead=1)}
+    wanted["first"] = transformed(hidden + speaker_embedding[:, None])
     exact = {"atol": 1e-5, "rtol": 1e-4} if name == "concat" else {"atol": 0, "rtol": 0}
     of_both = Personalization(make_fusion(name, DIM), speaker_embedding)
     output = encoder(padded_noise(LENGTHS), LENGTHS, personalization=of_both)
     assert output.frame_mask.sum(1).tolist() == num_frames(LENGTHS).tolist()
     batched = output.frames
-    torch.testing.assert_close(batched, wanted, **exact)
+    torch.testing.assert_close(batched, wanted[name], **exact)
     of_one = Personalization(make_fusion(name, DIM), speaker_embedding[1:])
     alone = encoder(padded_noise(LENGTHS)[1:, :5000], LENGTHS[1:], personalization=of_one)
     torch.testing.assert_close(batched[1, : num_frames(5000)], alone.frames[0], atol=1e-5, rtol=1e-4)
@@ -90,12 +86,10 @@ def test_masked_frames_are_replaced_by_the_mask_embedding_and_first_adds_to_them
 
 def test_concat_projects_frame_beside_embedding():
     fusion = make_fusion("concat", 3)
-    torch.nn.init.normal_(fusion.projection.weight)
-    torch.nn.init.normal_(fusion.projection.bias)
+    weight, bias = map(torch.nn.init.normal_, (fusion.projection.weight, fusion.projection.bias))
     frames, e_s = torch.randn(2, 4, 3), torch.randn(2, 3)
     beside = torch.cat([frames, e_s[:, None].repeat(1, 4, 1)], dim=-1)
-    wanted = beside @ fusion.projection.weight.T + fusion.projection.bias
-    torch.testing.assert_close(fusion.after_transformer(frames, e_s), wanted)
+    torch.testing.assert_close(fusion.after_transformer(frames, e_s), beside @ weight.T + bias)
 
 
 def batch(*speaker_ids: str | None) -> SpeechBatch:
@@ -142,8 +136,5 @@ def test_mean_over_real_frames_alone():
     torch.manual_seed(0)
     frames, lengths = torch.randn(4, 7, 4), [7, 2, 1, 0]
     pooled = mean_pool(EncoderOutput(frames, torch.arange(7) < torch.tensor(lengths)[:, None]))
-    slow = [
-        [sum(row[:n, column].tolist()) / max(n, 1) for column in range(4)]
-        for row, n in zip(frames, lengths, strict=True)
-    ]
+    slow = [[sum(row[:n, d].tolist()) / max(n, 1) for d in range(4)] for row, n in zip(frames, lengths, strict=True)]
     torch.testing.assert_close(pooled, torch.tensor(slow))

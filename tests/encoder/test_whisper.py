@@ -28,8 +28,7 @@ def test_frames_of_real_audio_are_the_public_models_in_a_batch_and_alone(folder,
     encoder, waveforms = whisper(folder, weighted_layers=weighted), padded_noise(LENGTHS)
     public, extractor = WhisperModel.from_pretrained(folder).eval(), WhisperFeatureExtractor(chunk_length=2)
     # what lies behind an utterance's end doesn't count
-    dirty = torch.where(torch.arange(24_000) < LENGTHS[:, None], waveforms, 7.0)
-    batched = encoder(dirty, LENGTHS)
+    batched = encoder(torch.where(torch.arange(24_000) < LENGTHS[:, None], waveforms, 7.0), LENGTHS)
     assert batched.frame_mask.sum(1).tolist() == [75, 2, 51, 1]
     for row, length in enumerate(LENGTHS.tolist()):
         audio = waveforms[row, :length]

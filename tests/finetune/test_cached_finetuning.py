@@ -38,8 +38,7 @@ def one_step(network, data):
     loss.backward()
     gradients = torch.cat([weight.grad.flatten() for weight in module.interpreter.parameters()])
     frames, mask = module.personalized(batch)[:2]
-    order = batch["indices"].argsort()
-    return [(frames * mask[:, :, None])[order].detach(), loss.detach(), gradients]
+    return [(frames * mask[:, :, None])[batch["indices"].argsort()].detach(), loss.detach(), gradients]
 
 
 def test_a_first_step_from_the_cache_is_that_of_the_live_frozen_encoder(synthetic_corpus, cache_folder):

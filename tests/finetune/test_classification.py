@@ -34,8 +34,7 @@ def arguments(corpus, folder):
 
 
 def test_cross_entropy_is_torchs_over_labelled_rows():
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(6, 4, generator=generator, requires_grad=True)
+    logits = torch.randn(6, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
     emotions, weights = torch.tensor([0, 3, -1, 1, 1, -1]), torch.tensor([1.0, 2.0, 9.0, 0.0, 0.5, 1.0])
     labels = torch.eye(4)[emotions].masked_fill((emotions < 0)[:, None], torch.nan)
     with torch.no_grad():
@@ -53,8 +52,7 @@ def test_cross_entropy_is_torchs_over_labelled_rows():
 
 def test_emotions_are_those_of_the_training_set_and_start_at_their_shares(relabelled):
     # those of no emotion are left out of training
-    drop = {"EmoClass": "X"}
-    corpus = relabelled(lambda row: row.update(drop if row["FileName"].endswith("1.wav") else {}))
+    corpus = relabelled(lambda row: row.update({"EmoClass": "X"} if row["FileName"].endswith("1.wav") else {}))
     data = emotion_data(corpus, target="emotion")
     module = classification()
     module.build(data)
@@ -92,8 +90,7 @@ def test_a_test_writes_the_scores_that_scikit_learn_finds_for_each_set_and_condi
     probabilities = table[[f"{emotion}_probability" for emotion in emotions]].to_numpy()
     assert np.allclose(probabilities.sum(1), 1)
     assert list(table["predicted"]) == [emotions[place] for place in probabilities.argmax(1)]
-    assert found["speakers"] == {"labelled": 2, "unseen": 3}
-    assert found["utterances"] == len(table)
+    assert (found["speakers"], found["utterances"]) == ({"labelled": 2, "unseen": 3}, len(table))
     seen = table["speaker"].isin(known)
     parts = {"labelled": table[seen], "unseen": table[~seen]}
     for record, part in [(found, table), *((found["conditions"][name], part) for name, part in parts.items())]:

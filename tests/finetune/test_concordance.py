@@ -10,6 +10,9 @@ from ser_personal.finetune.concordance import CCCLoss, MSELoss, ccc, ccc_loss
 from ser_personal.scores import concordance
 
 NAN = float("nan")
+LOSSES = {"ccc": CCCLoss(), "mse": MSELoss()}
+LABELS = st.lists(st.floats(1, 7), min_size=2, max_size=30)
+ROWS = st.tuples(*[st.sampled_from([0.1, 1.0, 3.5, 7.0, NAN])] * 2)
 
 
 def average(values, weights):
@@ -35,12 +38,7 @@ def test_agrees_with_a_slow_loop_and_audmetric():
     assert ccc([1.0, 2.0], [1.0, 2.0]).item() == 1
 
 
-@given(
-    labels=st.lists(st.floats(1, 7), min_size=2, max_size=30),
-    seed=st.integers(0, 1000),
-    slope=st.floats(0.1, 3),
-    shift=st.floats(-5, 5),
-)
+@given(labels=LABELS, seed=st.integers(0, 1000), slope=st.floats(0.1, 3), shift=st.floats(-5, 5))
 def test_symmetric_bounded_and_blind_to_a_common_affine_map(labels, seed, slope, shift):
     y = torch.tensor(labels, dtype=torch.float64)
     x = y + torch.randn(len(y), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -70,9 +68,6 @@ def test_shapes_that_would_broadcast_are_refused(shapes):
         refused("don't match", function, torch.zeros(shapes[0]), torch.zeros(shapes[1]))
 
 
-LOSSES = {"ccc": CCCLoss(), "mse": MSELoss()}
-
-
 def slow(name, predictions, labels, weights):
     """Attribute by attribute and utterance by utterance."""
     losses = []
@@ -100,17 +95,12 @@ def test_against_a_slow_loop(name):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-@given(
-    labels=st.lists(st.lists(st.sampled_from([0.1, 1.0, 3.5, 7.0, NAN]), min_size=2, max_size=2), max_size=4),
-    same=st.booleans(),
-    weight=st.sampled_from([None, 0.0, 1e-6, 3.0]),
-)
+@given(labels=st.lists(ROWS, max_size=4), same=st.booleans(), weight=st.sampled_from([None, 0.0, 1e-6, 3.0]))
 def test_any_batch_has_a_loss_and_a_finite_gradient_where_ccc_is_not_defined_too(name, labels, same, weight):
     labels = torch.tensor(labels).reshape(-1, 2)
     # what is predicted where no label is isn't read, be it NaN
     predictions = (labels.clone() if same else torch.full_like(labels, 4.0)).requires_grad_()
-    weights = None if weight is None else torch.full((len(labels),), weight)
-    loss = LOSSES[name](predictions, labels, weights)
+    loss = LOSSES[name](predictions, labels, None if weight is None else torch.full((len(labels),), weight))
     loss.backward()
     of_each = np.full(len(labels), 1.0 if weight is None else weight)
     assert loss.item() == pytest.approx(slow(name, predictions.detach().numpy(), labels.numpy(), of_each), abs=1e-4)

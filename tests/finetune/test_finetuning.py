@@ -43,7 +43,6 @@ def test_papt_brings_encoder_and_speakers_who_stay_and_is_not_needed_afterwards(
     assert module.personalized.fusion_name == "last"
     assert module.personalized.speakers.ids == data.train_speaker_ids
     assert module.personalized.pretrained_on == utterance_hashes(data.corpus.splits.train)
-
     module = finetuning(papt_checkpoint=str(path))
     fit(module, data, tmp_path, max_steps=2).save_checkpoint(tmp_path / "finetune.ckpt")
     after = module.state_dict()
@@ -124,14 +123,12 @@ def test_all_weights_are_the_checkpoints(data, finetuned_checkpoint):
 
 def test_what_can_not_be_built(data, papt_checkpoint, finetuned_checkpoint, tmp_path):
     papt, finetuned = str(papt_checkpoint), str(finetuned_checkpoint)
-    for options, line in (
-        ({"papt_checkpoint": papt, "fusion": "none"}, "was pre-trained with fusion last, not none"),
-        ({"initial_checkpoint": papt}, "papt.ckpt: isn't a fine-tuned checkpoint"),
-        ({"initial_checkpoint": finetuned, "papt_checkpoint": papt}, "two checkpoints to start from"),
-        ({"initial_checkpoint": finetuned, "fusion": "first"}, "was trained with fusion last, not first"),
-        ({"initial_checkpoint": finetuned, "interpreter": TransformerInterpreter(16)}, "with another interpreter"),
-    ):
-        refused(line, finetuning(**options).build, data)
+    refused("was pre-trained with fusion last, not none", finetuning(papt_checkpoint=papt, fusion="none").build, data)
+    refused("papt.ckpt: isn't a fine-tuned checkpoint", finetuning(initial_checkpoint=papt).build, data)
+    started = partial(finetuning, initial_checkpoint=finetuned)
+    refused("two checkpoints to start from", started(papt_checkpoint=papt).build, data)
+    refused("was trained with fusion last, not first", started(fusion="first").build, data)
+    refused("with another interpreter", started(interpreter=TransformerInterpreter(16)).build, data)
     other = EmotionClassification(initial_checkpoint=finetuned)
     refused("was trained for arousal, valence, not emotions", other.build, data)
     line, swapped = "was trained for arousal, valence, not valence, arousal", {"attributes": ("valence", "arousal")}

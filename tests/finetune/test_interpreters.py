@@ -5,19 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from ser_personal.finetune.interpreters import (
-    AttentiveStatisticsInterpreter,
-    DenseInterpreter,
-    GlobalBatchNorm,
-    MLPInterpreter,
-    PointwiseInterpreter,
-    TransformerInterpreter,
-    average_frames,
-)
+from ser_personal.finetune import interpreters
+from ser_personal.finetune.interpreters import MLPInterpreter, PointwiseInterpreter, TransformerInterpreter
 from ser_personal.types import EncoderOutput
 
 TRANSFORMERS = [TransformerInterpreter(16, 1, 2), TransformerInterpreter(16, 1, 2, stride=1)]
-BEGIN_AT_MEANS = [MLPInterpreter(), DenseInterpreter(), AttentiveStatisticsInterpreter((8,)), *TRANSFORMERS]
+POOLING = [MLPInterpreter(), interpreters.DenseInterpreter(), interpreters.AttentiveStatisticsInterpreter((8,))]
+BEGIN_AT_MEANS = [*POOLING, *TRANSFORMERS]
 KINDS = [*BEGIN_AT_MEANS, PointwiseInterpreter(8)]
 
 
@@ -45,7 +39,7 @@ def one(many, row):
 @given(lengths=st.lists(st.integers(1, 13), min_size=1, max_size=3), stride=st.integers(1, 6))
 def test_stride_is_the_mean_of_real_frames(lengths, stride):
     many = output(*lengths)
-    frames, mask = average_frames(many.frames, many.frame_mask, stride)
+    frames, mask = interpreters.average_frames(many.frames, many.frame_mask, stride)
     assert frames.shape[1] == -(-max(lengths) // stride)
     for row, length in enumerate(lengths):
         expected = [many.frames[row, start : min(start + stride, length)].mean(0) for start in range(0, length, stride)]
@@ -100,7 +94,7 @@ def test_every_weight_is_reached(speaker):
 def test_layers_are_the_papers():
     interpreter = built(MLPInterpreter())
     layers = list(interpreter.layers)
-    block = [nn.Linear, nn.ReLU, nn.Dropout, GlobalBatchNorm]
+    block = [nn.Linear, nn.ReLU, nn.Dropout, interpreters.GlobalBatchNorm]
     assert [type(layer) for layer in layers] == [*block, *block, nn.Linear]
     assert [(layers[i].in_features, layers[i].out_features) for i in (0, 4, 8)] == [(12, 128), (128, 32), (32, 3)]
     many = output(9, 4)

@@ -25,12 +25,9 @@ class Concordance:
         self.metric = ConcordanceMetric(ATTRIBUTES, min_utterances=5)
 
     def batch(self, indices):
-        return {
-            "indices": torch.tensor(indices, dtype=torch.int64),
-            "speaker_ids": [self.speaker_ids[i] for i in indices],
-            "predictions": torch.from_numpy(self.predictions[indices]),
-            "labels": torch.from_numpy(self.labels[indices]),
-        }
+        predictions, labels = (torch.from_numpy(array[indices]) for array in (self.predictions, self.labels))
+        said_by = {"indices": torch.tensor(indices).long(), "speaker_ids": [self.speaker_ids[i] for i in indices]}
+        return said_by | {"predictions": predictions, "labels": labels}
 
     def expected(self):
         found = score(self.predictions, self.labels, self.speaker_ids, ATTRIBUTES, min_utterances=5)

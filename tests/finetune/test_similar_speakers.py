@@ -8,13 +8,8 @@ from scipy.stats import multivariate_normal
 from sklearn.mixture import GaussianMixture
 from tiny_models import emotion_data
 
-from ser_personal.finetune.similar_speakers import (
-    SimilarSpeakers,
-    fit_mixture,
-    kl_divergence,
-    most_similar,
-    selected_speakers,
-)
+from ser_personal.finetune import similar_speakers
+from ser_personal.finetune.similar_speakers import SimilarSpeakers, kl_divergence, most_similar
 
 
 def mixture(weights, means, variances):
@@ -47,16 +42,15 @@ def test_kl_of_mixtures_is_near_monte_carlos():
         parts = zip(model.weights_, model.means_, model.covariances_, strict=True)
         return sum(weight * multivariate_normal(mean, np.diag(variance)).pdf(drawn) for weight, mean, variance in parts)
 
-    drawn_kl = np.mean(np.log(density(first) / density(second)))
-    assert kl_divergence(first, second) == pytest.approx(drawn_kl, rel=0.1)
+    assert kl_divergence(first, second) == pytest.approx(np.mean(np.log(density(first) / density(second))), rel=0.1)
 
 
 def test_a_speaker_of_few_utterances_has_one_component():
     rows = np.random.default_rng(0).normal(size=(9, 3))
-    fitted = fit_mixture(rows, 4)
+    fitted = similar_speakers.fit_mixture(rows, 4)
     np.testing.assert_allclose(fitted.means_, rows.mean(0)[None])
     np.testing.assert_allclose(fitted.covariances_, rows.var(0)[None] + 0.05)
-    np.testing.assert_allclose(fit_mixture(rows[:1], 4).covariances_, 0.05)
+    np.testing.assert_allclose(similar_speakers.fit_mixture(rows[:1], 4).covariances_, 0.05)
 
 
 def test_the_nearest_are_found_and_nobody_is_near_oneself():
@@ -67,7 +61,8 @@ def test_the_nearest_are_found_and_nobody_is_near_oneself():
 
 def test_strategies_by_hand():
     chosen = {"t1": ["a", "b"], "t2": ["b", "c"], "t3": ["b", "a"]}
-    unique, over, weighting = (selected_speakers(chosen, name) for name in ("unique", "oversampling", "weighting"))
+    names = ("unique", "oversampling", "weighting")
+    unique, over, weighting = (similar_speakers.selected_speakers(chosen, name) for name in names)
     assert (unique.copies, unique.weights) == ({"a": 1, "b": 1, "c": 1}, {})
     assert (over.copies, over.weights) == ({"a": 2, "b": 3, "c": 1}, {})
     assert (weighting.copies, weighting.weights) == ({"a": 1, "b": 1, "c": 1}, {"a": 1.0, "b": 1.5, "c": 0.5})
@@ -84,11 +79,9 @@ def test_an_epoch_is_what_the_strategy_says(synthetic_corpus):
 
 
 def test_no_label_is_read_and_somebody_is_needed_to_choose_for(synthetic_corpus, relabelled):
-    def mute(row):
-        row |= {"EmoAct": "4", "EmoVal": "4", "EmoDom": "4", "EmoClass": "X"}
-
+    muted = relabelled(lambda row: row.update(EmoAct="4", EmoVal="4", EmoDom="4", EmoClass="X"))
     selection = SimilarSpeakers(speakers=2)
-    of_both = [emotion_data(corpus, speaker_selection=selection) for corpus in (synthetic_corpus, relabelled(mute))]
+    of_both = [emotion_data(corpus, speaker_selection=selection) for corpus in (synthetic_corpus, muted)]
     assert of_both[0].selected_speakers.chosen == of_both[1].selected_speakers.chosen
     some = of_both[0].utterances[:6]
     nobody = [replace(utterance, speaker_id=None) for utterance in some]

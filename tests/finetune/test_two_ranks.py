@@ -13,6 +13,8 @@ from ser_personal.types import EncoderOutput
 
 # rows of each of the two processes
 DEALT = [(5, 3), (1, 7), (8, 0)]
+UNEVEN_WITH_REPEATS = [[list(range(20)), list(range(20, 37))], [list(range(37, 60)), [0, 1]]]
+ONE_WITHOUT_A_BATCH = [[list(range(60))], []]
 
 
 def network():
@@ -34,10 +36,6 @@ def predict(model, features):
     return model(EncoderOutput(features[:, None], torch.ones(len(features), 1, dtype=torch.bool)))
 
 
-UNEVEN_WITH_REPEATS = [[list(range(20)), list(range(20, 37))], [list(range(37, 60)), [0, 1]]]
-ONE_WITHOUT_A_BATCH = [[list(range(60))], []]
-
-
 def loss_gradients_and_statistics(model, predictions, labels):
     loss = ccc_loss(predictions, labels)
     loss.backward()
@@ -45,7 +43,6 @@ def loss_gradients_and_statistics(model, predictions, labels):
 
 
 def as_one(rank, folder):
-    """One process of two."""
     features, labels = rows_and_labels()
     alone = network()
     expected = loss_gradients_and_statistics(alone, predict(alone, features), labels)
@@ -54,8 +51,7 @@ def as_one(rank, folder):
         model = DistributedDataParallel(network())
         mine, its_labels = (rows.split(dealt)[rank] for rows in (features, labels))
         gathered = gather_rows(predict(model, mine)), gather_rows(its_labels)
-        found = loss_gradients_and_statistics(model, *gathered)
-        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+        torch.testing.assert_close(loss_gradients_and_statistics(model, *gathered), expected, rtol=1e-9, atol=1e-11)
     for kind, tolerance in TOLERANCE.items():
         for shares in (UNEVEN_WITH_REPEATS, ONE_WITHOUT_A_BATCH):
             rows = kind()

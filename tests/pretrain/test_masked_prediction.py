@@ -6,23 +6,18 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 from torchaudio.models.wav2vec2.components import LogitGenerator
 
-from ser_personal.pretrain.masked_prediction import (
-    MaskedPredictionLoss,
-    MaskedPredictionMetric,
-    PredictionHead,
-    masked_prediction_loss,
-    span_mask,
-)
+from ser_personal import PredictionHead, masked_prediction_loss, span_mask
+from ser_personal.pretrain.masked_prediction import MaskedPredictionLoss, MaskedPredictionMetric
 
 DIM, CLUSTERS, FINAL_DIM = 12, 7, 5
+LENGTHS = st.lists(st.integers(0, 120), min_size=1, max_size=6).filter(any)
 
 
 @pytest.fixture
 def batch():
     torch.manual_seed(0)
     frames = torch.randn(3, 9, DIM)
-    pseudo_labels = torch.randint(CLUSTERS, (3, 9))
-    return frames, pseudo_labels, torch.rand(3, 9) < 0.5
+    return frames, torch.randint(CLUSTERS, (3, 9)), torch.rand(3, 9) < 0.5
 
 
 def test_loss_and_gradients_are_those_of_torchaudio(batch):
@@ -35,7 +30,6 @@ def test_loss_and_gradients_are_those_of_torchaudio(batch):
     theirs = LogitGenerator(DIM, CLUSTERS, FINAL_DIM, skip_masked=False, skip_nomask=True)
     theirs.load_state_dict(ours.state_dict())
     our_frames, their_frames = frames.clone().requires_grad_(), frames.clone().requires_grad_()
-
     outcome = masked_prediction_loss(our_frames, padded, masked, ours)
     our_loss = outcome.loss
     assert outcome.masked == time_mask.sum() < masked.sum()
@@ -106,33 +100,22 @@ def fairseq_mask(frames: int, prob: float, length: int, min_masks: int, rng: np.
     return mask
 
 
-@settings(max_examples=200, deadline=None)
-@given(
-    lengths=st.lists(st.integers(0, 120), min_size=1, max_size=6).filter(any),
-    prob=st.floats(0, 1),
-    length=st.integers(1, 20),
-    min_masks=st.integers(1, 5),
-    seed=st.integers(0, 2**31),
-)
-def test_masks_a_part_of_the_real_frames_of_every_row(lengths, prob, length, min_masks, seed):
-    mask = span_mask(torch.tensor(lengths), prob, length, min_masks, torch.Generator().manual_seed(seed))
-    assert mask.dtype == torch.bool
-    assert mask.shape == (len(lengths), max(lengths))
+@settings(max_examples=200)
+@given(LENGTHS, st.floats(0, 1), st.integers(1, 20), st.integers(1, 5), st.integers(0, 2**31))
+def test_masks_a_part_of_the_real_frames_of_every_row(lengths, prob, span, least, seed):
+    mask = span_mask(torch.tensor(lengths), prob, span, least, torch.Generator().manual_seed(seed))
+    assert (mask.dtype, mask.shape) == (torch.bool, (len(lengths), max(lengths)))
     for row, frames in zip(mask, lengths, strict=True):
         assert not row[frames:].any()
         assert not row[max(0, frames - 1) :].any()
         assert row.any() == (frames >= 2)
 
 
-@pytest.mark.parametrize(
-    ("frames", "prob", "length", "min_masks"), [(30, 0.8, 10, 2), (100, 0.65, 10, 2), (100, 0.3, 4, 5)]
-)
-def test_every_frame_is_masked_as_often_as_by_fairseq(frames, prob, length, min_masks):
+@pytest.mark.parametrize(("frames", "prob", "span", "least"), [(30, 0.8, 10, 2), (100, 0.65, 10, 2), (100, 0.3, 4, 5)])
+def test_every_frame_is_masked_as_often_as_by_fairseq(frames, prob, span, least):
     rng = np.random.default_rng(0)
-    draws = 4000
-    slow = np.stack([fairseq_mask(frames, prob, length, min_masks, rng) for _ in range(draws)])
-    lengths = torch.full((draws,), frames)
-    fast = span_mask(lengths, prob, length, min_masks, torch.Generator().manual_seed(0)).numpy()
+    slow = np.stack([fairseq_mask(frames, prob, span, least, rng) for _ in range(4000)])
+    fast = span_mask(torch.full((4000,), frames), prob, span, least, torch.Generator().manual_seed(0)).numpy()
     assert fast.mean() == pytest.approx(slow.mean(), abs=0.005)
     assert fast.mean(1).std() == pytest.approx(slow.mean(1).std(), abs=0.005)
     np.testing.assert_allclose(fast.mean(0), slow.mean(0), atol=0.05)

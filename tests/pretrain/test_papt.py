@@ -52,10 +52,8 @@ def step(module, batch, *, number=0, rank=0, world_size=1, masked_of_others=0.0)
 
 def mean_loss(module, *masked_batches):
     """Nats a masked frame of batches and their masks, all devices' together."""
-    outcomes = [
-        masked_prediction_loss(module.personalized(batch, mask).frames, batch["pseudo_labels"], mask, module.head)
-        for batch, mask in masked_batches
-    ]
+    inputs = ((module.personalized(batch, mask).frames, batch["pseudo_labels"], mask) for batch, mask in masked_batches)
+    outcomes = [masked_prediction_loss(*each, module.head) for each in inputs]
     return sum(outcome.loss for outcome in outcomes) / sum(outcome.masked for outcome in outcomes)
 
 
@@ -183,7 +181,6 @@ def test_validation_is_the_same_each_time_and_tells_unseen_speakers_apart(
     assert set(first) == seen | {f"{name}_unseen_speakers" for name in seen}
     alone = pretrain_data(synthetic_corpus, synthetic_pseudo_labels, unseen_splits=[])
     assert set(validate(papt(), alone, tmp_path, ckpt_path=papt_checkpoint)) == seen
-
     module = PAPT.load_from_checkpoint(papt_checkpoint, speakers=SpeakerEmbedding(8)).eval()
     for loader, name in zip(data.val_dataloader(), ("val_loss", "val_loss_unseen_speakers"), strict=True):
         sources = [(batch, torch.Generator().manual_seed(int(batch["indices"][0]))) for batch in loader]
@@ -195,14 +192,9 @@ def test_validation_is_the_same_each_time_and_tells_unseen_speakers_apart(
 def test_embedding_learns_what_only_the_speaker_tells(data, fusion):
     """Everybody says the same, but whose frames belong to which cluster differs by speaker."""
     module = build(papt(fusion=fusion), data)
-    speakers = data.train_speaker_ids
-    batch = {
-        "waveforms": 0.1 * torch.randn(8_080).repeat(8, 1),
-        "num_samples": torch.full((8,), 8_080),
-        "speaker_ids": speakers,
-        "indices": torch.arange(8),
-        "pseudo_labels": torch.arange(8)[:, None].repeat(1, 25),
-    }
+    audio = {"waveforms": 0.1 * torch.randn(8_080).repeat(8, 1), "num_samples": torch.full((8,), 8_080)}
+    labels = torch.arange(8)[:, None].repeat(1, 25)
+    batch = audio | {"speaker_ids": data.train_speaker_ids, "indices": torch.arange(8), "pseudo_labels": labels}
     optimizer = torch.optim.Adam(module.parameters(), 1e-2)
     for number in range(60):
         loss, logged, _ = step(module, batch, number=number)

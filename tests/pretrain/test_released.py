@@ -16,6 +16,17 @@ from sklearn.cluster import MiniBatchKMeans
 from ser_personal.pretrain.codebook import Codebook
 from ser_personal.pretrain.released import import_released, load_released_head
 
+OTHERS = [
+    (b"cbuiltins\neval\n.", "names builtins.eval"),
+    (b"cbuiltins\ngetattr\n.", "names builtins.getattr"),
+    (b"c_codecs\nencode\n}S'__doc__'\nS'changed'\nsb.", "state for function"),
+    (b"", "can't be read"),
+    (b"PK\x03\x04 half a zip", "can't be read"),
+    (b"RIFF....WAVE", "can't be read"),
+    (b"\x80\x04}.", "is neither"),
+]
+DUMPS = [joblib.dump, torch.save, partial(torch.save, _use_new_zipfile_serialization=False)]
+
 
 class Dictionary:
     """As fairseq pickles it."""
@@ -105,15 +116,7 @@ def test_what_is_no_released_head_is_refused(tmp_path):
         refused(r"head\.safetensors: not a prediction head .*\. `ser import", load_released_head, path)
 
 
-@pytest.mark.parametrize(
-    "dump",
-    [
-        lambda value, path: path.write_bytes(pickle.dumps(value)),
-        joblib.dump,
-        torch.save,
-        partial(torch.save, _use_new_zipfile_serialization=False),
-    ],
-)
+@pytest.mark.parametrize("dump", [lambda value, path: path.write_bytes(pickle.dumps(value)), *DUMPS])
 def test_a_malicious_file_is_refused_and_not_executed(tmp_path, dump):
     dump({"model": {"final_proj.bias": [1.0]}, "extra": Trap(tmp_path / "victim")}, tmp_path / "evil.pt")
     refused(r"names (posix|nt)\.mkdir", import_released, str(tmp_path / "evil.pt"), str(tmp_path))
@@ -128,18 +131,7 @@ def test_a_malicious_array_of_objects_is_not_executed(tmp_path):
     assert not (tmp_path / "victim").exists()
 
 
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (b"cbuiltins\neval\n.", "names builtins.eval"),
-        (b"cbuiltins\ngetattr\n.", "names builtins.getattr"),
-        (b"c_codecs\nencode\n}S'__doc__'\nS'changed'\nsb.", "state for function"),
-        (b"", "can't be read"),
-        (b"PK\x03\x04 half a zip", "can't be read"),
-        (b"RIFF....WAVE", "can't be read"),
-        (b"\x80\x04}.", "is neither"),
-    ],
-)
+@pytest.mark.parametrize(("content", "said"), OTHERS)
 def test_other_files_are_refused(tmp_path, content, said):
     (tmp_path / "other.bin").write_bytes(content)
     refused(rf"other\.bin: .*{said}", import_released, str(tmp_path / "other.bin"), str(tmp_path))

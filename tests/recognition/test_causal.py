@@ -11,28 +11,17 @@ from ser_personal.calibration.controls import AffineMap
 from ser_personal.calibration.few_labels import LabelPrior, labelled_moments, with_labels
 from ser_personal.calibration.pldc import PLDC, PLDCSettings
 from ser_personal.calibration.table import PredictedSet
-from ser_personal.recognition.causal import (
-    CausalLabels,
-    CausalPLDC,
-    CausalPosterior,
-    calibrate_causally,
-    left_out_posteriors,
-)
+from ser_personal.recognition import causal
+from ser_personal.recognition.causal import CausalLabels, CausalPLDC, CausalPosterior, calibrate_causally
 from ser_personal.recognition.profiles import SpeakerProfile
 
 ATTRIBUTES = ("arousal", "valence")
 PRIORS = (LabelPrior(), LabelPrior())
-SETTINGS = st.builds(
-    PLDCSettings,
-    k=st.integers(1, 9),
-    shift_mean=st.booleans(),
-    scale_std=st.booleans(),
-    statistics=st.sampled_from(["average", "pooled"]),
-    center=st.booleans(),
-    clip=st.booleans(),
-    prior_utterances=st.just(0),
-    min_labels=st.sampled_from([1, 4, 7]),
-)
+TRAIN = people("train", 60, 0)
+BANK = SpeakerBank.from_utterances(TRAIN.speaker_ids, TRAIN.pooled, TRAIN.labels, ATTRIBUTES)
+SWITCHES = dict.fromkeys(("shift_mean", "scale_std", "center", "clip"), st.booleans())
+CHOICES = {"statistics": st.sampled_from(["average", "pooled"]), "min_labels": st.sampled_from([1, 4, 7])}
+SETTINGS = st.builds(PLDCSettings, k=st.integers(1, 9), prior_utterances=st.just(0), **SWITCHES, **CHOICES)
 
 
 def some_bank(rng):
@@ -81,10 +70,6 @@ def test_the_prior_counts_as_utterances_of_the_neighbours_moments(shift_mean):
     assert causal(said[-1:], profile_of(said[:, None], rng.normal(size=(6, 5)))) == pytest.approx(expected)
 
 
-TRAIN = people("train", 60, 0)
-BANK = SpeakerBank.from_utterances(TRAIN.speaker_ids, TRAIN.pooled, TRAIN.labels, ATTRIBUTES)
-
-
 def test_each_utterance_comes_out_as_from_the_whole_array():
     validation, said = people("validation", 20, 1), people("test", 1, 2, utterances=15)
     calibrator = PosteriorCalibrator(BANK).fit(**vars(validation))
@@ -102,15 +87,14 @@ def test_a_left_out_posterior_uses_no_label_of_its_speaker():
     validation = people("validation", 12, 1)
     own = np.array(validation.speaker_ids) == "validation 04"
     changed = replace(validation, labels=np.where(own[:, None], 1 + 0.1 * validation.labels, validation.labels))
-    before, after = (left_out_posteriors(BANK, ATTRIBUTES, one) for one in (validation, changed))
+    before, after = (causal.left_out_posteriors(BANK, ATTRIBUTES, one) for one in (validation, changed))
     np.testing.assert_array_equal(before[own], after[own])
     assert np.abs(before[~own] - after[~own]).max() > 1e-3
 
 
 def test_labels_correct_any_calibration_by_its_line_and_none_change_nothing():
     rng = np.random.default_rng(0)
-    bank = some_bank(rng)
-    plain = CausalPLDC(bank, ATTRIBUTES, PLDCSettings(k=3))
+    plain = CausalPLDC(some_bank(rng), ATTRIBUTES, PLDCSettings(k=3))
     pooled, predictions = rng.normal(size=(9, 5)), rng.normal(4, 1, size=(9, 2))
     for number, prediction in enumerate(predictions, 1):
         profile = profile_of(predictions[:number], pooled[:number])
@@ -121,8 +105,7 @@ def test_labels_correct_any_calibration_by_its_line_and_none_change_nothing():
     before = np.array([plain(prediction, profile) for prediction in predictions])
     after = np.array([CausalLabels(plain, PRIORS)(prediction, profile) for prediction in predictions])
     slope, intercept = np.array([np.polyfit(predictions[:, n], before[:, n], 1) for n in range(2)]).T
-    labelled = labelled_moments(predictions, labels)
-    line = with_labels(AffineMap(slope, intercept), profile.predictions, labelled, PRIORS)
+    line = with_labels(AffineMap(slope, intercept), profile.predictions, labelled_moments(predictions, labels), PRIORS)
     np.testing.assert_allclose(after[:, 0], line.apply(predictions)[:, 0])
     np.testing.assert_array_equal(after[:, 1], before[:, 1])
 

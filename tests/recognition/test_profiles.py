@@ -18,8 +18,7 @@ def test_an_utterance_counts_once_and_takes_labels_that_it_had_not():
         once = once.add(vectors[row], predictions[row], np.array(labels), row)
     added = [(0, [np.nan, 5.0]), (1, None), (0, [6.0, 1.0]), (1, [np.nan, 2.0]), (0, None), (1, [np.nan, 7.0])]
     for row, labels in added:
-        values = None if labels is None else np.array(labels)
-        often = often.add(vectors[row] + 1e-6, predictions[row], values, row)
+        often = often.add(vectors[row] + 1e-6, predictions[row], None if labels is None else np.array(labels), row)
     assert once.utterances == often.utterances == 2
     np.testing.assert_array_equal(often.labelled.count, once.labelled.count)
     np.testing.assert_allclose(often.labelled.mean, once.labelled.mean, atol=1e-12)
@@ -27,7 +26,6 @@ def test_an_utterance_counts_once_and_takes_labels_that_it_had_not():
 
 
 def some_profile(seed):
-    """Of random utterances."""
     rng = np.random.default_rng(seed)
     profile = SpeakerProfile.empty(4, 2)
     for row in range(5):

@@ -30,13 +30,10 @@ def lightning(synthetic_corpus, tested_checkpoint, tmp_path):
     """What Trainer.predict says of the test set: path -> predictions, pooled, speaker."""
     data = emotion_data(synthetic_corpus)
     batches = trainer(tmp_path).predict(finetuning(), datamodule=data, ckpt_path=tested_checkpoint)
-    return {
-        data.utterances[int(index)].path: (prediction.numpy(), pooled.numpy(), speaker)
-        for batch in batches
-        for index, prediction, pooled, speaker in zip(
-            batch["indices"], batch["predictions"], batch["pooled"], batch["speaker_ids"], strict=True
-        )
-    }
+    names = ("indices", "predictions", "pooled", "speaker_ids")
+    rows = (row for batch in batches for row in zip(*(batch[name] for name in names), strict=True))
+    paths = [utterance.path for utterance in data.utterances]
+    return {paths[index]: (prediction.numpy(), pooled.numpy(), speaker) for index, prediction, pooled, speaker in rows}
 
 
 def test_the_encoder_alone_is_in_bfloat16_where_that_is_asked_for(bundle_folder, recordings):
@@ -73,8 +70,7 @@ def test_training_speakers_get_their_own_embeddings_only_when_asked(bundle, synt
     assert np.abs(known - unseen).max() > 1e-4
     for asked, expected in ((False, unseen), (True, known)):
         recognizer = EmotionRecognizer(bundle, training_speakers=asked, device="cpu")
-        found = recognizer.predict(paths, speakers, calibrate=False)[RAW]
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+        np.testing.assert_allclose(recognizer.predict(paths, speakers, calibrate=False)[RAW], expected, atol=1e-5)
 
 
 def test_calibration_is_causal(bundle_folder, lightning):
@@ -110,8 +106,7 @@ def test_profiles_of_the_enrolled_are_kept_from_call_to_call_and_no_others(bundl
     first.enroll("anna", recordings[:3])
     first.predict(recordings[3:6], ["anna", "bela", "anna"])
     again = EmotionRecognizer.from_pretrained(bundle_folder, **options)
-    assert again.profiles.ids == ["anna"]
-    assert again.profiles["anna"].utterances == 5
+    assert (again.profiles.ids, again.profiles["anna"].utterances) == (["anna"], 5)
     again.predict(recordings[3:6], "anna", calibrate=False)
     assert again.profiles["anna"].utterances == 5
     again.profiles.delete("anna")
@@ -135,19 +130,14 @@ def with_intervals(bundle):
 
 
 def test_intervals_are_those_of_the_bundles_own_calibration(bundle, with_intervals, recordings):
-    for options, width in (
-        ({}, 2.0),
-        ({"calibration": "pldc", "pldc": bundle.pldc}, 2.0),
-        ({"pldc": PLDCSettings(k=1)}, np.nan),
-        ({"calibration": "none"}, 1.0),
-    ):
+    own, other = {"calibration": "pldc", "pldc": bundle.pldc}, {"pldc": PLDCSettings(k=1)}
+    for options, width in (({}, 2.0), (own, 2.0), (other, np.nan), ({"calibration": "none"}, 1.0)):
         frame = with_intervals(**options).predict(recordings[0], "anna")
         np.testing.assert_allclose(frame["arousal_high"] - frame["arousal_low"], width)
 
 
 def test_labels_have_their_default_weight_where_the_bundles_was_measured_with_another_calibration(bundle, recordings):
-    measured = dict.fromkeys(bundle.attributes, LabelPrior(shift=2.0))
-    with_priors = replace(bundle, label_priors={"pldc": measured})
+    with_priors = replace(bundle, label_priors={"pldc": dict.fromkeys(bundle.attributes, LabelPrior(shift=2.0))})
     labels = {"arousal": [2.0, 5.0, 6.0], "valence": [2.0, 5.0, 6.0]}
     other = PLDCSettings(k=1, shift_mean=True)
 
@@ -213,8 +203,7 @@ def test_a_row_says_where_who_what_and_how_sure(bundle, with_intervals):
             PredictedUtterance(Segment(0, 16_000), "anna", np.zeros(16), np.array([first, 2.0]), 1),
             PredictedUtterance(Segment(24_000, 48_000), None, np.zeros(16), np.array([second, 2.0]), 2),
         ]
-        recording = Recording("talk.wav", np.zeros(0, np.float32))
-        return recognizer.rows(Utterances(recording, utterances), {})
+        return recognizer.rows(Utterances(Recording("talk.wav", np.zeros(0, np.float32)), utterances), {})
 
     first, second = rows(4.0, 6.5)
     names = [f"{attribute}_{name}" for attribute in bundle.attributes for name in ("low", "high", "raw")]
@@ -268,10 +257,7 @@ def test_a_long_recording_is_refused_as_a_short_one_is(recognizer, long, tmp_pat
     samples, rate = soundfile.read(long, dtype="float32")
     late = np.append(samples[:-100], np.full((100, 2), np.nan, dtype=np.float32), axis=0)
     noise = np.random.default_rng(0).normal(0, 0.1, samples.shape).astype(np.float32)
-    for sound, what in (
-        (late, "holds NaN, infinity"),
-        (samples * 0, "is silent from beginning to end"),
-        (noise, "no speech was found in it"),
-    ):
+    silence = "is silent from beginning to end", samples * 0
+    for what, sound in (silence, ("holds NaN, infinity", late), ("no speech was found in it", noise)):
         soundfile.write(tmp_path / "a.wav", sound, rate, subtype="FLOAT")
         refused(rf"a\.wav: .*{what}", recognizer.predict, tmp_path / "a.wav", "anna")

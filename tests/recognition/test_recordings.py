@@ -119,12 +119,6 @@ def test_columns_of_a_table_are_recordings_and_speakers(ids):
         assert named(recordings_of(column, ids)) == {"x.wav": "1", "y.wav": None, "z.wav": "2"}
 
 
-def test_names_that_are_none():
-    assert recordings_of("x.wav", pd.NA)[0].speaker_id is Recording("x.wav", Path("x.wav"), np.nan).speaker_id is None
-    for wrong in (1.5, b"a", object(), True, np.inf):
-        refused(r"speaker_ids: .* is no name\. Give text, None where unknown", recordings_of, TONE, wrong)
-
-
 def test_speakers_whom_a_diariser_numbered_are_others_in_each_list_of_turns():
     turns = [[(0, 1, "SPEAKER_00"), (1, 2, "anna"), (2, 3, float("nan"))], [(0, 1, "SPEAKER_00"), (1, 2, "anna")]]
     speakers = [[turn.speaker_id for turn in one.turns] for one in recordings_of(["a.wav", "b.wav"], segments=turns)]
@@ -146,11 +140,13 @@ def test_channels_of_recordings_of_one_name_are_other_speakers_each(tmp_path):
     stereo = np.stack([TONE, 0 * TONE], axis=1)
     paths = [write(tmp_path / name, stereo) for name in ("call.wav", "call.flac", "talk.wav")]
     speakers = [recording.speaker_id for recording in recordings_of(paths, channel="each")]
-    names = [*paths[:2], "talk"]
-    assert speakers == [f"{name}/{side}" for name in names for side in ("left", "right")]
+    assert speakers == [f"{name}/{side}" for name in [*paths[:2], "talk"] for side in ("left", "right")]
 
 
-def test_waveforms_of_another_form_are_refused():
+def test_waveforms_and_names_of_another_form_are_refused():
+    assert recordings_of("x.wav", pd.NA)[0].speaker_id is Recording("x.wav", Path("x.wav"), np.nan).speaker_id is None
+    for wrong in (1.5, b"a", object(), True, np.inf):
+        refused(r"speaker_ids: .* is no name\. Give text, None where unknown", recordings_of, TONE, wrong)
     for wrong in (TONE[None], np.zeros(500, dtype=np.int16)):
         refused(r"array 1: is of shape .*Give one channel of floats", recordings_of, [TONE, wrong])
     for rate in (0, 1_000_001, np.nan):

@@ -38,9 +38,7 @@ def test_no_speech_in_what_never_changes():
             assert BySpeech(energy_speech, max_samples)(waveform.astype(np.float32)) == []
 
 
-@given(
-    st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), max_size=12), st.integers(0, 20), st.integers(10, 80)
-)
+@given(st.lists(st.tuples(*[st.integers(1, 30)] * 2), max_size=12), st.integers(0, 20), st.integers(10, 80))
 def test_joined_and_split_stretches_hold_all_speech_in_order(lengths, pause, most):
     speech, end = [], 0
     for gap, length in lengths:
@@ -53,8 +51,7 @@ def test_joined_and_split_stretches_hold_all_speech_in_order(lengths, pause, mos
     inside = {sample for segment in cut for sample in range(*segment)}
     spoken = {sample for segment in speech for sample in range(*segment)}
     assert spoken <= inside
-    pauses = inside - spoken
-    assert all(any(s.end <= sample < s.end + pause for s in speech) for sample in pauses)
+    assert all(any(s.end <= sample < s.end + pause for s in speech) for sample in inside - spoken)
 
 
 def test_windows_cover_all_but_silence():
@@ -83,13 +80,11 @@ def test_windows_begin_at_a_steady_rate_and_each_says_something_new(first, lengt
 
 def test_without_silero_energy_finds_speech(monkeypatch):
     monkeypatch.setattr("ser_personal.recognition.segmenters.has_silero", lambda: False)
-    segmenter = make_segmenter("speech", max_samples=10, window_seconds=5)
-    assert segmenter.find_speech is energy_speech
+    assert make_segmenter("speech", max_samples=10, window_seconds=5).find_speech is energy_speech
     refused("pip install silero-vad", make_segmenter, "silero", max_samples=10, window_seconds=5)
 
 
 @pytest.mark.skipif(not segmenters.has_silero(), reason="silero-vad isn't installed (the extra vad)")
 def test_silero_finds_no_speech_in_noise():
     assert make_segmenter("speech", max_samples=10, window_seconds=5).find_speech is segmenters.silero_speech
-    noise = np.random.default_rng(0).normal(0, 0.05, 2 * RATE).astype(np.float32)
-    assert segmenters.silero_speech(noise) == []
+    assert segmenters.silero_speech(np.random.default_rng(0).normal(0, 0.05, 2 * RATE).astype(np.float32)) == []

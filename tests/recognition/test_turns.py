@@ -12,6 +12,8 @@ from ser_personal.recognition.recordings import Recording, find_recordings, reco
 from ser_personal.recognition.segmenters import Segment, cut_turns, split_evenly
 from ser_personal.recognition.turns import Turn, check_turns, overlap, read_turns
 
+TURNS = st.tuples(st.integers(0, 30), st.integers(1, 30), st.sampled_from(["a", "b", None]))
+
 
 @pytest.mark.parametrize("form", ["rttm", "folder", "table", "long", "short", "UTF-16"])
 def test_turns_are_read_from_every_form(form, tmp_path):
@@ -62,8 +64,7 @@ def test_two_recordings_of_one_name_in_two_folders_keep_their_own_turns(form, tm
     for (day, own), one in zip(turns.items(), found, strict=True):
         assert [(turn.start, turn.end) for turn in one.turns] == [pytest.approx(turn[:2]) for turn in own]
         assert [turn.speaker_id for turn in one.turns] == [own[0][2], f"{day}/meeting/{own[1][2]}"]
-    nameless = with_turns(recordings, segments, named=False)
-    assert [one.speaker_ids for one in nameless] == [{None}, {None}]
+    assert [one.speaker_ids for one in with_turns(recordings, segments, named=False)] == [{None}, {None}]
     # of one of the two alone, the other's turns aren't taken
     (alone, other) = with_turns(recordings[:1], segments, named=True)
     assert alone.turns == found[0].turns
@@ -116,8 +117,7 @@ def test_a_turn_that_is_listed_twice_counts_once(tmp_path):
 
 
 def test_long_turns_are_cut_and_short_and_overlapping_ones_marked(conversation, bundle_folder, tmp_path):
-    turns = [(0.5, 1.2, "anna"), (1.0, 1.01, "ben"), (1.0, 2.5, "eve")]
-    (tmp_path / "meeting.rttm").write_text(rttm(turns))
+    (tmp_path / "meeting.rttm").write_text(rttm([(0.5, 1.2, "anna"), (1.0, 1.01, "ben"), (1.0, 2.5, "eve")]))
     frame = annotated(bundle_folder, tmp_path, tmp_path / "meeting.wav", "--segments", tmp_path / "meeting.rttm")
     assert frame["short"].tolist() == [1, 1, 0]
     np.testing.assert_allclose(frame["overlap"], [0.2, 0.025, 0.2], atol=1e-4)
@@ -138,10 +138,7 @@ def test_windows_within_turns(conversation, bundle_folder, tmp_path):
     assert frame["start"].is_monotonic_increasing
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, 30), st.integers(1, 30), st.sampled_from(["a", "b", None])), max_size=8),
-    st.sampled_from(["a", None]),
-)
+@given(st.lists(TURNS, max_size=8), st.sampled_from(["a", None]))
 def test_overlap_is_the_time_in_which_somebody_else_speaks(drawn, speaker):
     """Unknown speakers who speak at once are different ones."""
     turns = [Turn(start, start + length, who) for start, length, who in drawn]

@@ -75,25 +75,17 @@ def test_the_card_is_filled_from_the_test_and_says_what_is_prohibited(tested_che
     listed = {entry["name"]: entry["value"] for entry in metadata["model-index"][0]["results"][0]["metrics"]}
     assert listed["O-CCC of valence, raw"] == round(rows["raw"]["attributes"]["valence"]["overall_ccc"], 4)
     assert listed["A-CCC of arousal, calibrated"] == round(sigma["average_ccc"], 4)
-    for words in (
-        f"| sigma | {sigma['overall_ccc']:.3f} |",
-        "Order of the outputs: arousal, then valence.",
-        "Label scale: 1 (least) to 7 (most)",
-        "of 8 speakers",
-        "test1: 18 utterances; speakers: 3 unseen.",
-        "Inferring emotions of people at work or in education",
-        "AI Act, Regulation (EU) 2024/1689, Article 5(1)(f)",
-        "Decisions about a person",
-        "Use without the consent",
-        "Voice vectors are biometric data, with or without names",
-    ):
-        assert words in text
+    said = [f"| sigma | {sigma['overall_ccc']:.3f} |", "Order of the outputs: arousal, then valence.", "of 8 speakers"]
+    said += ["Label scale: 1 (least) to 7 (most)", "test1: 18 utterances; speakers: 3 unseen."]
+    said += ["Inferring emotions of people at work or in education", "Decisions about a person"]
+    said += ["AI Act, Regulation (EU) 2024/1689, Article 5(1)(f)", "Use without the consent"]
+    said += ["Voice vectors are biometric data, with or without names"]
+    assert [words for words in said if words not in text] == []
     for words in ("own_statistics", "The model knew some of the tested speakers", str(tested_checkpoint.parent)):
         assert words not in text
 
 
-def test_a_moved_checkpoint_needs_its_run_beside_it(moved, metrics, tmp_path):
-    """Of other tests there, none is taken."""
+def test_a_moved_checkpoint_needs_the_run_of_its_own_test_beside_it(moved, metrics, tmp_path):
     export(moved, str(tmp_path / "without"))
     assert "No test result was found" in card_of(tmp_path / "without")[1]
     (tmp_path / "metrics.json").write_text(json.dumps(metrics | {"model": "other"}))
@@ -142,9 +134,7 @@ def test_a_test_without_pldc_fills_the_card_of_a_bundle_without_a_bank(
     assert text.count("| raw |") == 1
 
 
-def test_intervals_and_the_weight_of_labels_are_measured_on_validation_speakers(
-    exported, synthetic_corpus, monkeypatch
-):
+def test_intervals_and_weights_of_labels_are_measured_on_validation_speakers(exported, synthetic_corpus, monkeypatch):
     monkeypatch.setattr(ConformalTable, "fit", partial(ConformalTable.fit, coverage=0.5))
     recognizer, text, shown = exported("--corpus", synthetic_corpus)
     assert "intervals of about 50% measured on 1 validation speakers" in shown
@@ -154,14 +144,12 @@ def test_intervals_and_the_weight_of_labels_are_measured_on_validation_speakers(
     labels = labels[[path.name for path in audio]].to_numpy()
     errors = np.abs(labels - recognizer.predict(audio, "anna")["arousal_calibrated"])
     # half of two speakers, one of them still to come, is all of the one: the greatest error from 5 utterances on
-    width = recognizer.bundle.conformal.half_width("arousal", 99)
-    assert width == pytest.approx(errors[4:].max(), abs=1e-4)
+    assert recognizer.bundle.conformal.half_width("arousal", 99) == pytest.approx(errors[4:].max(), abs=1e-4)
     recognizer.enroll("anna", audio)
     frame = recognizer.predict(audio, "anna")
     for calibration, column in (("pldc", "arousal_calibrated"), ("none", "arousal_raw")):
         expected = LabelPrior.fit(frame[column].to_numpy(), labels, ["anna"] * 6, (1, 7))
-        found = recognizer.bundle.label_priors[calibration]["arousal"]
-        assert vars(found) == pytest.approx(vars(expected), abs=1e-3)
+        assert vars(recognizer.bundle.label_priors[calibration]["arousal"]) == pytest.approx(vars(expected), abs=1e-3)
 
 
 def test_calibrations_are_compared_on_validation_and_the_option_decides(exported, moved, relabelled, recordings):
@@ -169,12 +157,8 @@ def test_calibrations_are_compared_on_validation_and_the_option_decides(exported
     bank = SpeakerBank.load(path)
     arrays = {name: getattr(bank, name)[:5] for name in ("speaker_ids", "vectors", "count", "label_mean", "label_std")}
     replace(bank, **arrays).save(path)
-
-    def validate(row):
-        if row["SpkrID"] not in arrays["speaker_ids"]:
-            row["Split_Set"] = "Development"
-
-    for name, corpus in (("posterior", ["--corpus", relabelled(validate)]), ("none", [])):
+    validated = relabelled(lambda row: row["SpkrID"] in arrays["speaker_ids"] or row.update(Split_Set="Development"))
+    for name, corpus in (("posterior", ["--corpus", validated]), ("none", [])):
         recognizer, text, shown = exported("--calibration", name, *corpus, name=name, checkpoint=moved)
         assert f"calibration {name}\n" in shown
         if corpus:
@@ -194,8 +178,7 @@ def test_groups_in_the_place_of_training_speakers(exported, bundle, recordings):
     assert sorted(bank.speaker_ids) == ["speaker-1", "speaker-2"]
     assert bank.count.sum() == bundle.bank.count.sum()
     assert not any(np.isclose(bank.vectors, vector).all(axis=1).any() for vector in bundle.bank.vectors)
-    assert recognizer.bundle.network.personalized.speakers.ids == ["anyone"]
-    assert recognizer.bundle.pldc.k == 1
+    assert (recognizer.bundle.network.personalized.speakers.ids, recognizer.bundle.pldc.k) == (["anyone"], 1)
     assert recognizer.predict(recordings[:3], "anna")["arousal_calibrated"].notna().all()
     assert "of 8 speakers. `speaker_bank.safetensors` holds 2 groups of similar ones, no single speaker" in text
 
@@ -203,8 +186,7 @@ def test_groups_in_the_place_of_training_speakers(exported, bundle, recordings):
 def test_anonymised_bundles_name_nobody_and_predict_strangers_the_same(exported, bundle, recordings):
     recognizer, *_ = exported("--anonymise")
     bank = recognizer.bundle.bank
-    assert bank.speaker_ids == tuple(f"speaker-{n}" for n in range(1, 9))
-    assert bank.fingerprint == ""
+    assert (bank.speaker_ids, bank.fingerprint) == (tuple(f"speaker-{n}" for n in range(1, 9)), "")
     rows = [np.abs(bundle.bank.vectors - vector).sum(axis=1).argmin() for vector in bank.vectors]
     assert sorted(rows) == list(range(8))
     np.testing.assert_array_equal(bank.label_mean, bundle.bank.label_mean[rows])
@@ -237,8 +219,7 @@ def test_what_can_not_be_exported(not_exported, tested_checkpoint, moved, synthe
     not_exported(tested_checkpoint, "--onnx", what="--onnx: needs the package onnx")
 
 
-def test_a_bank_of_another_model_is_refused(not_exported, moved):
-    """As `ser fit --replace` leaves it."""
+def test_a_bank_that_a_replaced_model_left_is_refused(not_exported, moved):
     content = torch.load(moved, weights_only=True)
     content["state_dict"]["personalized.encoder.network.masked_spec_embed"] += 1
     torch.save(content, moved)
@@ -281,8 +262,7 @@ def test_a_bundle_of_raw_features_predicts_as_its_checkpoint_and_takes_as_long_a
 
 @given(st.integers(2, 6), st.integers(0, 60), st.integers(0, 1000))
 def test_everybody_is_in_one_group_of_enough(least, more, seed):
-    vectors = np.random.default_rng(seed).normal(size=(least + more, 3))
-    groups = similar_speakers(vectors, least)
+    groups = similar_speakers(np.random.default_rng(seed).normal(size=(least + more, 3)), least)
     assert sorted(np.concatenate(groups).tolist()) == list(range(least + more))
     assert all(least <= len(group) < 2 * least for group in groups)
 
@@ -292,8 +272,7 @@ def test_near_ones_come_together():
     middles = np.repeat(10 * np.eye(4), 5, axis=0)
     order = rng.permutation(20)
     groups = similar_speakers((middles + 0.1 * rng.normal(size=(20, 4)))[order], 5)
-    together = sorted(sorted(order[group].tolist()) for group in groups)
-    assert together == np.arange(20).reshape(4, 5).tolist()
+    assert sorted(sorted(order[group].tolist()) for group in groups) == np.arange(20).reshape(4, 5).tolist()
 
 
 def some_bank(rng):
@@ -302,8 +281,7 @@ def some_bank(rng):
 
 
 @pytest.mark.parametrize("statistics", ["average", "pooled"])
-def test_a_group_lends_what_its_speakers_would(statistics):
-    """With a single group for neighbour, PLDC is that towards all speakers."""
+def test_pldc_towards_a_single_group_is_that_towards_all_its_speakers(statistics):
     rng = np.random.default_rng(0)
     bank = some_bank(rng)
     groups = grouped_bank(bank, 12, PLDCSettings(statistics=statistics))

@@ -18,6 +18,8 @@ from ser_personal.types import ATTRIBUTES
 
 DENSE, ODYSSEY, VOX = (public_forms.weights_of(kind) for kind in (Dense, Odyssey, Vox))
 CONFIG, ODYSSEY_CONFIG = public_forms.dense_config(), odyssey_config()
+WHISPER = {**public_forms.VOX_CONFIG, "pretrain_model": "whisper_large"}
+WIDE, SPOILT = {"classifier.dense.weight": torch.zeros(8, 16)}, {"classifier.dense.bias": torch.full((16,), torch.nan)}
 
 
 @pytest.fixture
@@ -43,9 +45,7 @@ def test_an_imported_model_predicts_what_it_did_in_a_padded_batch_as_alone(form,
 
 
 @pytest.mark.parametrize("form", ["dense", "odyssey"])
-def test_from_import_over_a_test_with_pldc_to_calibrated_values(
-    form, synthetic_corpus, recordings, tmp_path, monkeypatch
-):
+def test_from_import_over_a_pldc_test_to_calibrated_values(form, synthetic_corpus, recordings, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     FORMS[form][0](tmp_path / "model")
     assert ser("import", "model", "--out", "imported") == 0
@@ -108,10 +108,6 @@ def test_outputs_are_label_points_of_the_scale_that_is_asked_for(tmp_path, wavef
     np.testing.assert_allclose(predicted, expected, rtol=0, atol=1e-5)
 
 
-WHISPER = {**public_forms.VOX_CONFIG, "pretrain_model": "whisper_large"}
-WIDE, SPOILT = {"classifier.dense.weight": torch.zeros(8, 16)}, {"classifier.dense.bias": torch.full((16,), torch.nan)}
-
-
 def with_code(folder):
     write_model(folder, CONFIG, {"classifier.dense.weight": Trap(folder.parent / "victim")}, pickled=True)
 
@@ -138,10 +134,7 @@ BAD = {
     "no deviation": (changed({**ODYSSEY_CONFIG, "std": 0}, ODYSSEY), "have mean -0.0002 and standard deviation 0"),
     "another rate": (changed({**ODYSSEY_CONFIG, "sampling_rate": 8000}, ODYSSEY), "at 8000 Hz, not 16000"),
     "nothing": (lambda folder: folder.mkdir(), "lack or misspell something"),
-    "half a file": (
-        lambda folder: os.truncate(write_dense(folder) / "model.safetensors", 1000),
-        "isn't complete safetensors",
-    ),
+    "half a file": (lambda to: os.truncate(write_dense(to) / "model.safetensors", 1000), "isn't complete safetensors"),
 }
 
 

@@ -12,6 +12,7 @@ from ser_personal.speakers.bank import SpeakerBank, SpeakerBankBuilder
 
 ATTRIBUTES = ("arousal", "valence")
 NAN = float("nan")
+TENSOR = partial(torch.tensor, dtype=torch.bfloat16, requires_grad=True)
 
 
 def some_utterances():
@@ -22,15 +23,12 @@ def some_utterances():
     return speaker_ids, rng.normal(size=(50, 6)), labels
 
 
-@pytest.mark.parametrize(
-    ("given_as", "nobody"), [(list, None), (partial(torch.tensor, dtype=torch.bfloat16, requires_grad=True), NAN)]
-)
+@pytest.mark.parametrize(("given_as", "nobody"), [(list, None), (TENSOR, NAN)])
 def test_by_hand(given_as, nobody):
     pooled = [[1.0, 0.0], [9.0, 9.0], [2.0, 2.0], [3.0, 0.0], [5.0, 3.0]]
     labels = [[2.0, NAN], [7.0, 7.0], [NAN, NAN], [4.0, 5.0], [NAN, 5.0]]
     bank = SpeakerBank.from_utterances(["b", nobody, "a", "b", "b"], given_as(pooled), given_as(labels), ATTRIBUTES)
-    assert bank.speaker_ids == ("a", "b")
-    assert bank.vectors.tolist() == [[2, 2], [3, 1]]
+    assert (bank.speaker_ids, bank.vectors.tolist()) == (("a", "b"), [[2, 2], [3, 1]])
     assert bank.count.tolist() == [[0, 0], [2, 2]]
     np.testing.assert_array_equal(bank.label_mean, [[NAN, NAN], [3, 5]])
     np.testing.assert_array_equal(bank.label_std, [[NAN, NAN], [1, 0]])
