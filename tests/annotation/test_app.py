@@ -91,11 +91,8 @@ def files(conversation, tmp_path):
 def test_the_table_is_what_the_recognizer_predicts(client, files, recognizer, conversation):
     turns, _ = conversation
     meeting, segments = files / "meeting.wav", [tuple(turn) for turn in turns]
-    expected = [
-        ({"speaker": "anna"}, recognizer.predict(meeting, "anna")),
-        ({}, recognizer.predict(meeting)),
-        ({"turns": files / "other name.rttm"}, recognizer.predict(meeting, segments=segments)),
-    ]
+    expected = [({"speaker": "anna"}, recognizer.predict(meeting, "anna")), ({}, recognizer.predict(meeting))]
+    expected += [({"turns": files / "other name.rttm"}, recognizer.predict(meeting, segments=segments))]
     for asked, frame in expected:
         status, shown = client.upload(meeting, name="../é meeting.wav", **asked)
         assert (status, shown["name"]) == (200, ".._é meeting.wav"), shown
@@ -152,15 +149,9 @@ def test_a_bundle_without_a_bank_shows_raw_values_and_says_so(client, files, bun
 
 
 def test_what_is_not_the_pages_own_is_refused(client, tmp_path):
-    for change in (
-        {"Host": "evil.example:80", "Origin": "http://evil.example:80"},
-        {"Host": ""},
-        {"Host": "["},
-        {"Origin": "http://evil.example"},
-        {"Origin": None},
-        {"base": "/"},
-        {"base": "/wrong/"},
-    ):
+    changes = [{"Host": "evil.example:80", "Origin": "http://evil.example:80"}, {"Host": ""}, {"Host": "["}]
+    changes += [{"Origin": "http://evil.example"}, {"Origin": None}, {"base": "/"}, {"base": "/wrong/"}]
+    for change in changes:
         status, line = client("POST", "recordings?name=a.wav", **change)
         assert (status, b"isn't asked for by this page" in line) == (400, True), change
     assert b"at most 1024 MB" in client("POST", "recordings?name=a.wav", **{"Content-Length": 2**30 + 1})[1]

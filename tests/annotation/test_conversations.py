@@ -106,11 +106,8 @@ def test_the_values_are_those_of_single_files_whoever_says_who_speaks(recordings
         soundfile.write(tmp_path / "own" / f"{name}.wav", tracks[:, column], 16_000, subtype="FLOAT")
         (tmp_path / "own" / f"{name}.TextGrid").write_text(textgrid(own, short=True))
     alone = recognizer.predict(files, names * 3)
-    for audio, *who in (
-        ("meeting.wav", "--segments", tmp_path / "meeting.rttm"),
-        ("turns.csv", "--speaker-from", "column"),
-        ("own", "--segments", tmp_path / "own"),
-    ):
+    told = {"meeting.wav": ("--segments", tmp_path / "meeting.rttm"), "turns.csv": ("--speaker-from", "column")}
+    for audio, who in (told | {"own": ("--segments", tmp_path / "own")}).items():
         frame = annotated(bundle_folder, tmp_path, tmp_path / audio, *who).sort_values("start")
         np.testing.assert_allclose(frame[VALUES], alone[VALUES], atol=1e-4)
         assert frame["speaker"].tolist() == names * 3

@@ -86,12 +86,9 @@ def test_tables_in_place_of_bank_and_vectors_and_what_was_written_calibrated_aga
     pd.DataFrame(vectors).to_csv(tmp_path / "vectors.csv", index=False)
     np.savez(tmp_path / "vectors.npz", **VECTORS)
     pd.concat([TRAIN, VALIDATION, TEST]).to_csv(tmp_path / "all.csv", index=False)
-    for changes in (
-        {"bank": tmp_path / "all.csv", "bank_vectors": tmp_path / "train.safetensors"},
-        {"bank": tmp_path / "train.parquet", "vectors": tmp_path / "vectors.csv"},
-        {"vectors": tmp_path / "vectors.npz"},
-    ):
-        _, frame = run(tables, replace="true", **changes)
+    apart = {"bank": "all.csv", "bank_vectors": "train.safetensors"}
+    for names in (apart, {"bank": "train.parquet", "vectors": "vectors.csv"}, {"vectors": "vectors.npz"}):
+        _, frame = run(tables, replace="true", **{kind: tmp_path / name for kind, name in names.items()})
         pd.testing.assert_frame_equal(frame, expected)
     frame.rename(columns={"arousal_sigma": "arousal_calibrated"}).to_csv(tmp_path / "again.csv", index=False)
     _, again = run(tables, predictions=tmp_path / "again.csv", replace="true")

@@ -35,8 +35,7 @@ def draw(rng, speakers, most):
     """Exchangeable speakers: each with an own bias, spread and number of utterances."""
     ids, predictions, labels = [], [], []
     for speaker in range(speakers):
-        said = rng.integers(2, most)
-        bias, spread = rng.normal(), rng.gamma(2.0)
+        said, bias, spread = rng.integers(2, most), rng.normal(), rng.gamma(2.0)
         truth = rng.normal(4, 1, size=said)
         ids += [str(speaker)] * said
         labels += truth.tolist()

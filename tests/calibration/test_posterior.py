@@ -120,11 +120,9 @@ def test_constant_predictions_or_labels_and_one_utterance_a_speaker_give_finite_
     predictions, speaker_ids, pooled = VALIDATION.inputs
     train, few, others = (people(name, 80, seed, fewest=1, most=1) for seed, name in enumerate("abc", 20))
     small = SpeakerBank.from_utterances(*train.inputs[1:], train.labels, ATTRIBUTES)
-    for of_train, inputs, labels, tested in (
-        (BANK, (predictions * 0 + 3.3, speaker_ids, pooled), VALIDATION.labels, TEST),
-        (BANK, VALIDATION.inputs, VALIDATION.labels * 0 + 2.2, TEST),
-        (small, few.inputs, few.labels, others),
-    ):
+    sets = [(BANK, (predictions * 0 + 3.3, speaker_ids, pooled), VALIDATION.labels, TEST)]
+    sets += [(BANK, VALIDATION.inputs, VALIDATION.labels * 0 + 2.2, TEST), (small, few.inputs, few.labels, others)]
+    for of_train, inputs, labels, tested in sets:
         fitted = PosteriorCalibrator(of_train).fit(*inputs, labels)
         for values in (tested.inputs[0], tested.inputs[0] * 0 + 3.3):
             assert np.isfinite(fitted(values, *tested.inputs[1:])).all()

@@ -14,7 +14,6 @@ from ser_personal.scores import score
 from ser_personal.speakers.bank import SpeakerBank
 
 ATTRIBUTES = ("arousal", "valence")
-PAPER = {"mu": (True, False), "sigma": (False, True), "both": (True, True)}
 NAN = float("nan")
 VALIDATION, TEST = people("validation", 10, 2), people("test", 20, 3)
 
@@ -41,7 +40,7 @@ def test_rows_by_name_explained_in_terminal_and_report_with_the_oracle_last_and_
 def test_rows_of_the_paper_are_calibrate(rows, pldc):
     np.testing.assert_array_equal(rows["raw"].predictions[0], TEST.predictions)
     inputs = TEST.predictions, TEST.speaker_ids, TEST.pooled, pldc.bank
-    for name, (shift_mean, scale_std) in PAPER.items():
+    for name, shift_mean, scale_std in (("mu", True, False), ("sigma", False, True), ("both", True, True)):
         expected = calibrate(*inputs, k=5, shift_mean=shift_mean, scale_std=scale_std).predictions
         np.testing.assert_array_equal(rows[name].predictions, expected[None])
     population = calibrate(*inputs, k=60, shift_mean=True).predictions

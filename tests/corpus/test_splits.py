@@ -27,13 +27,9 @@ def utterance(number: int, split: str, speaker: str | None, seconds: float = 3.0
 
 
 def test_split_names_have_one_spelling():
-    for name, spellings in {
-        "train": "train Train training",
-        "validation": "validation Validation Development dev VAL",
-        "test1": "test1 Test test Test1",
-        "test2": "test2 TEST2 test_2",
-        "held-out": "Held-out",
-    }.items():
+    names = {"train": "train Train training", "validation": "validation Validation Development dev VAL"}
+    names |= {"test1": "test1 Test test Test1", "test2": "test2 TEST2 test_2", "held-out": "Held-out"}
+    for name, spellings in names.items():
         assert {canonical_split(spelling) for spelling in spellings.split()} == {name}
     utterances = [utterance(0, "test2", "a"), utterance(1, "train", "b"), utterance(2, "test2", "c")]
     sets = SpeakerSplits.from_utterances(utterances).sets
@@ -94,11 +90,9 @@ def said(speaker: str | None, split: str, count: int, label: float = 4.0, gender
 
 def utterances_of(women: int, men: int, unnamed: int = 0) -> list[Utterance]:
     """Two of each speaker."""
-    utterances = []
-    for name, gender, count in (("female", "female", women), ("male", "male", men), ("nameless", None, unnamed)):
-        for number in range(count):
-            utterances += said(f"{name}{number}", "whatever", 2, gender=gender)
-    return utterances
+    kinds = (("female", "female", women), ("male", "male", men), ("nameless", None, unnamed))
+    people = [(f"{name}{number}", gender) for name, gender, count in kinds for number in range(count)]
+    return [each for name, gender in people for each in said(name, "whatever", 2, gender=gender)]
 
 
 @given(genders=GENDERS, folds=st.integers(3, 7), validation_folds=st.integers(1, 5), seed=st.integers(0, 2**32))

@@ -2,7 +2,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pytest
 import soundfile
 from garbage import refused
 from hypothesis import given
@@ -17,13 +16,9 @@ from ser_personal.types import Utterance
 SAMPLES = st.integers(400, 12_000)
 
 
-@pytest.fixture(scope="module")
-def noise_path(tmp_path_factory):
-    return tmp_path_factory.mktemp("slices") / "u.wav"
-
-
 @given(samples=SAMPLES, most=SAMPLES, epoch=st.integers(0, 50), seed=st.integers(0, 2**31))
-def test_a_crops_labels_are_those_that_the_teacher_gives_it(noise_path, energy_labels, samples, most, epoch, seed):
+def test_a_crops_labels_are_those_the_teacher_gives_it(tmp_path_factory, energy_labels, samples, most, epoch, seed):
+    noise_path = tmp_path_factory.getbasetemp() / "crops.wav"
     waveform = np.random.default_rng(seed).uniform(-0.5, 0.5, samples).astype(np.float32)
     soundfile.write(noise_path, waveform, SAMPLE_RATE, subtype="FLOAT")
     utterance = Utterance("u", noise_path, "train", seconds=samples / SAMPLE_RATE)

@@ -1,6 +1,5 @@
-import shutil
 from dataclasses import replace
-from shutil import copytree
+from shutil import copy, copytree
 
 import numpy as np
 import pytest
@@ -103,7 +102,7 @@ def test_missing_features_and_changed_audio_are_refused_and_missing_audio_is_not
     data = module(CSVCorpus(str(copied.label_file)), folder)
     data.setup("fit")
     assert len(data.train_indices) == 24
-    shutil.copy(copied.utterances[2].path, copied.utterances[1].path)
+    copy(copied.utterances[2].path, copied.utterances[1].path)
     changed = module(CSVCorpus(str(copied.label_file)), folder)
     refused(r"u01\.wav: audio has changed since its cached features in .* were made", changed.setup, "fit")
 

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 from garbage import refused
-from tiny_models import emotion_data, finetuning, fit, trainer
-from tiny_models import encoder as tiny_encoder
+from tiny_models import emotion_data, encoder, finetuning, fit, trainer
 
 from ser_personal.corpus.csv_corpus import CSVCorpus
 from ser_personal.encoder.base import mean_pool
@@ -48,8 +47,8 @@ def test_papt_brings_encoder_and_speakers_who_stay_and_is_not_needed_afterwards(
     after = module.state_dict()
     for name, weight in pretrained.items():
         assert ".speakers." not in name or torch.equal(after[name], weight), name
-    encoder = "personalized.encoder.network.feature_projection.projection.weight"
-    assert not torch.equal(after[encoder], pretrained[encoder])
+    projection = "personalized.encoder.network.feature_projection.projection.weight"
+    assert not torch.equal(after[projection], pretrained[projection])
     path.unlink()
     fresh = finetuning(papt_checkpoint=str(path))
     trainer(tmp_path).test(fresh, datamodule=data, ckpt_path=tmp_path / "finetune.ckpt", verbose=False)
@@ -166,14 +165,14 @@ def test_a_checkpoint_of_python_keeps_the_parts_that_it_was_made_of(data, tmp_pa
 def test_models_of_the_same_objects_share_no_weights(data, tmp_path):
     parts = {"speakers": SpeakerEmbedding(8), "interpreter": MLPInterpreter((4,))}
     options = {"fusion": "last", "train_speaker_embedding": True, **parts}
-    encoder = tiny_encoder()
-    first = finetuning(encoder=encoder, **options)
+    network = encoder()
+    first = finetuning(encoder=network, **options)
     fit(first, data, tmp_path, max_steps=1)
     before = {name: weight.clone() for name, weight in first.state_dict().items()}
     fit(finetuning(**options), data, tmp_path, max_steps=2)
     assert_same(first.state_dict(), before)
     trained = {"speakers": first.personalized.speakers, "interpreter": first.interpreter}
-    for name, part in {"encoder": encoder, **trained}.items():
+    for name, part in {"encoder": network, **trained}.items():
         refused(f"{type(part).__name__}: is part of another model. Make a new one", finetuning, **{name: part})
 
 

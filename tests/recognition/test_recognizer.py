@@ -199,10 +199,8 @@ def test_a_row_says_where_who_what_and_how_sure(bundle, with_intervals):
 
     def rows(first, second):
         """Of an utterance of Anna and one of somebody, whose arousal is predicted so."""
-        utterances = [
-            PredictedUtterance(Segment(0, 16_000), "anna", np.zeros(16), np.array([first, 2.0]), 1),
-            PredictedUtterance(Segment(24_000, 48_000), None, np.zeros(16), np.array([second, 2.0]), 2),
-        ]
+        said = ((Segment(0, 16_000), "anna", first, 1), (Segment(24_000, 48_000), None, second, 2))
+        utterances = [PredictedUtterance(at, who, np.zeros(16), np.array([raw, 2.0]), n) for at, who, raw, n in said]
         return recognizer.rows(Utterances(Recording("talk.wav", np.zeros(0, np.float32)), utterances), {})
 
     first, second = rows(4.0, 6.5)
