@@ -57,19 +57,16 @@ def speaker_shifts(
     for speaker, rows in rows_by_speaker(speaker_ids).items():
         feature = gaussian_kl(pooled[rows], bank.training_mean, bank.training_std)
         defined = feature[~np.isnan(feature)]
-        label = gaussian_kl(labels[rows], *of_training)
-        shifts[speaker] = SpeakerShift(
-            float(defined.mean()) if len(defined) else nan, dict(zip(attributes, label.tolist(), strict=True))
-        )
+        label = dict(zip(attributes, gaussian_kl(labels[rows], *of_training).tolist(), strict=True))
+        shifts[speaker] = SpeakerShift(float(defined.mean()) if len(defined) else nan, label)
     return shifts
 
 
-def pearson(x: Values, y: Values, weights: Values | None = None) -> Values:
+def pearson(x: Values, y: Values, weights: Values) -> Values:
     """Pearson correlation of x and y (n,), each pair taken as often as weights (draws, n) say; -> (draws,).
 
-    NaN where one of them is constant, or there are fewer than three pairs. Without weights each pair counts once.
+    NaN where one of them is constant, or there are fewer than three pairs.
     """
-    weights = np.ones((1, len(x))) if weights is None else weights
     if len(x) < 3:
         return np.full(len(weights), nan)
     # constants are exactly constant only where no rounded mean is subtracted from them

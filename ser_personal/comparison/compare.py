@@ -21,10 +21,10 @@ from ser_personal.comparison.runs import (
     recipe_costs,
     ridge_runs,
 )
-from ser_personal.errors import UserError  # resolved at run time, as Resamples is
+from ser_personal.errors import UserError
 from ser_personal.files import atomic_write
 from ser_personal.report.bootstrap import Bootstrap, Estimate, Resamples, without_rounding
-from ser_personal.scores import ccc_from_sums
+from ser_personal.scores import Values, ccc_from_sums
 from ser_personal.types import ATTRIBUTES, AtLeastTwo, Seed
 
 
@@ -60,7 +60,6 @@ def compare(
         latex: file for the table that the screen shows, for a paper.
     """
     from ser_personal.comparison import compare_page as pages
-    from ser_personal.report.bootstrap import Bootstrap
 
     found = ridge_runs(find_runs(runs))
     found += [added_run(argument, found) for argument in ([add] if isinstance(add, str) else add or [])]
@@ -92,9 +91,9 @@ class System:
     calibration: str  # raw, sigma, posterior, ...
     is_oracle: bool  # it reads test labels
     seeds: int
-    utterances: NDArray[np.float64]  # (speakers,), labelled, the same in every replicate
-    moments: NDArray[np.float64]  # (replicates, speakers, 5), the columns of `MOMENTS`
-    ccc: NDArray[np.float64]  # (replicates, speakers), NaN where undefined
+    utterances: Values  # (speakers,), labelled, the same in every replicate
+    moments: Values  # (replicates, speakers, 5), the columns of `MOMENTS`
+    ccc: Values  # (replicates, speakers), NaN where undefined
 
     @property
     def name(self) -> str:
@@ -102,7 +101,7 @@ class System:
         return f"{self.recipe}/{self.calibration}"
 
     @cached_property
-    def _sums(self) -> NDArray[np.float64]:
+    def _sums(self) -> Values:
         """Each speaker's part, (replicates, speakers, 6): n, and sums of p, l, p², l², pl around the mean label."""
         n = self.utterances
         middle = n @ self.moments[0, :, 1] / n.sum()
@@ -110,12 +109,11 @@ class System:
         squares = (self.moments[..., 2] + p**2, self.moments[..., 3] + label**2, self.moments[..., 4] + p * label)
         return np.stack(np.broadcast_arrays(n, n * p, n * label, *(n * each for each in squares)), axis=-1)
 
-    def overall_ccc(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    def overall_ccc(self, weights: Values) -> Values:
         """O-CCC (resamples,) over all utterances, each speaker as often as weights (resamples, speakers) say."""
-        of_replicates = ccc_from_sums(*np.moveaxis(weights @ self._sums, -1, 0))
-        return np.asarray(of_replicates.mean(axis=0))
+        return np.asarray(ccc_from_sums(*np.moveaxis(weights @ self._sums, -1, 0)).mean(axis=0))
 
-    def average_ccc(self, weights: NDArray[np.float64], counted: NDArray[np.bool_]) -> NDArray[np.float64]:
+    def average_ccc(self, weights: Values, counted: NDArray[np.bool_]) -> Values:
         """A-CCC (resamples,) over the counted speakers (speakers,), each one's CCC averaged over replicates first."""
         if not counted.any():
             return np.full(len(weights), np.nan)
@@ -142,8 +140,6 @@ class JoinedSet:
 
 def join_runs(runs: Sequence[ComparedRun]) -> list[JoinedSet]:
     """Join the folds of each seed, then the seeds of each recipe, for every test set and attribute."""
-    import pandas as pd
-
     table = pd.concat(
         run.moments.assign(recipe=run.name, seed="" if run.seed is None else str(run.seed)) for run in runs
     )
@@ -184,10 +180,11 @@ def _join(table: pd.DataFrame, runs: Sequence[ComparedRun]) -> JoinedSet:
         f"{recipe} has seeds without all {len(speakers)} speakers, which are left out of {', '.join(rows)}"
         for recipe, rows in incomplete.items()
     ]
-    for run in runs:
-        if run.metrics.get("splits", {}).get(split, {}).get("permuted_speakers") == 0:
-            what = "so it is not a control: it repeats the unpermuted model"
-            notes.append(f"{run.name} permuted no speaker of {split}, {what}")
+    notes += [
+        f"{run.name} permuted no speaker of {split}, so it is not a control: it repeats the unpermuted model"
+        for run in runs
+        if run.metrics.get("splits", {}).get(split, {}).get("permuted_speakers") == 0
+    ]
     return JoinedSet(split, attribute, tuple(speakers), tuple(systems), tuple(dict.fromkeys(notes)))
 
 
@@ -271,21 +268,20 @@ def compare_systems(
     }
     drawn.setdefault(baseline, dict.fromkeys(number, np.full(len(weights), np.nan)))
 
-    def difference(name: str, other: str) -> dict[str, Estimate]:
-        differences = {metric: without_rounding(drawn[name][metric] - drawn[other][metric]) for metric in number}
-        return {metric: bootstrap.estimate(differences[metric], number[metric]) for metric in number}
+    def estimates(values: dict[str, Values]) -> dict[str, Estimate]:
+        return {metric: bootstrap.estimate(values[metric], number[metric]) for metric in number}
 
-    rows = []
-    for system in test.systems:
-        scores = {metric: bootstrap.estimate(drawn[system.name][metric], number[metric]) for metric in number}
-        rows.append(ComparedRow(system, scores, None if system.name == baseline else difference(system.name, baseline)))
-    return ComparedSet(
-        test=test,
-        rows=tuple(rows),
-        gaps={one: difference(one, other) for one, other in (sides or {}).items() if {one, other} <= drawn.keys()},
-        counted=number["average_ccc"],
-        min_utterances=min_utterances,
-    )
+    def difference(name: str, other: str) -> dict[str, Estimate]:
+        return estimates({metric: without_rounding(drawn[name][metric] - drawn[other][metric]) for metric in number})
+
+    rows = [
+        ComparedRow(
+            each, estimates(drawn[each.name]), difference(each.name, baseline) if each.name != baseline else None
+        )
+        for each in test.systems
+    ]
+    gaps = {one: difference(one, other) for one, other in (sides or {}).items() if {one, other} <= drawn.keys()}
+    return ComparedSet(test, tuple(rows), gaps, number["average_ccc"], min_utterances)
 
 
 def gap_sides(runs: Sequence[ComparedRun]) -> dict[str, str]:

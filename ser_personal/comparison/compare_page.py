@@ -18,7 +18,6 @@ from ser_personal.files import atomic_write
 from ser_personal.report.bootstrap import Bootstrap, Estimate, interval, signed_interval
 from ser_personal.report.figures import CALIBRATED, INK, RAW, short, style
 
-METRICS = {"overall_ccc": "O-CCC", "average_ccc": "A-CCC"}
 # characters of a name in a plot
 LONGEST = 36
 READ_STAGES = (
@@ -70,7 +69,7 @@ def _section(compared: ComparedSet) -> list[str]:
             row.system.calibration + (" (oracle)" if row.system.is_oracle else ""),
             str(row.system.seeds),
             *map(interval, row.scores.values()),
-            *(_gain(row, metric) for metric in METRICS),
+            *(_gain(row, metric) for metric in row.scores),
         ]
         for row in compared.rows
     ]
@@ -130,8 +129,6 @@ def _gain(row: ComparedRow, metric: str) -> str:
 
 def flat(sets: Sequence[ComparedSet], costs: pd.DataFrame) -> pd.DataFrame:
     """One line a system, test set and attribute, with what its recipe costs; blank where undefined."""
-    import pandas as pd
-
     seconds = training_seconds(costs)
     return pd.DataFrame(
         {
@@ -154,14 +151,11 @@ def flat(sets: Sequence[ComparedSet], costs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _numbers(estimates: Mapping[str, Estimate] | None, what: str = "") -> dict[str, float]:
-    numbers: dict[str, float] = {}
-    for metric, estimate in (estimates or {}).items():
-        numbers |= {
-            f"{metric}{what}": estimate.value,
-            f"{metric}{what}_low": estimate.low,
-            f"{metric}{what}_high": estimate.high,
-        }
-    return numbers
+    return {
+        f"{metric}{what}{end}": number
+        for metric, of in (estimates or {}).items()
+        for end, number in (("", of.value), ("_low", of.low), ("_high", of.high))
+    }
 
 
 def summary(compared: ComparedSet) -> list[ComparedRow]:
@@ -208,36 +202,32 @@ def show_sets(sets: Sequence[ComparedSet], baseline: str, page: str) -> None:
 
 def latex(sets: Sequence[ComparedSet], baseline: str) -> str:
     """The table of the screen for a paper, with booktabs' lines."""
-    import pandas as pd
-
     rows = [[compared.test.title, *_cells(row)] for compared in sets for row in summary(compared)]
     table = pd.DataFrame(rows, columns=["Test set", "Recipe", "O-CCC", "A-CCC", "Difference in A-CCC"])
     text = table.to_latex(index=False, escape=True, column_format="llrrr").replace("-.", "$-$.").replace("+.", "$+$.")
     return f"% differences in A-CCC to {baseline}, paired, 95 % intervals over speakers\n{text}"
 
 
-def _loss(row: ComparedRow) -> float:
-    return -(row.gains or {})["average_ccc"].value
-
-
 def draw_forest(sets: Sequence[ComparedSet], baseline: str, path: Path) -> None:
     """Draw what each row of the summary gains in A-CCC over the baseline, the greatest gain first."""
     from matplotlib.figure import Figure
 
-    rows_of = [sorted((row for row in summary(compared) if row.gains), key=_loss) for compared in sets]
-    heights = [1.0 + 0.3 * max(len(rows), 1) for rows in rows_of]
+    gains_of = []
+    for compared in sets:
+        gains = [(row, row.gains["average_ccc"]) for row in summary(compared) if row.gains]
+        gains_of.append(sorted(gains, key=lambda gain: -gain[1].value))
+    heights = [1.0 + 0.3 * max(len(gains), 1) for gains in gains_of]
     with style():
         figure = Figure(figsize=(6.5, sum(heights)), layout="constrained", dpi=150)
         panels = figure.subplots(len(sets), 1, squeeze=False, height_ratios=heights)[:, 0]
-        for axes, compared, rows in zip(panels, sets, rows_of, strict=True):
+        for axes, compared, gains in zip(panels, sets, gains_of, strict=True):
             axes.axvline(0, color=INK, linewidth=0.8, linestyle=":")
-            for y, row in enumerate(rows):
-                estimate = (row.gains or {})["average_ccc"]
+            for y, (row, estimate) in enumerate(gains):
                 colour = CALIBRATED if row.system.calibration == "sigma" else RAW
                 axes.plot([estimate.low, estimate.high], [y, y], color=colour)
                 axes.plot([estimate.value], [y], "o", color=colour, markersize=6)
-            axes.set_yticks(range(len(rows)), [short(row_label(row), LONGEST) for row in rows])
-            axes.set_ylim(max(len(rows), 1) - 0.4, -0.6)
+            axes.set_yticks(range(len(gains)), [short(row_label(row), LONGEST) for row, _ in gains])
+            axes.set_ylim(max(len(gains), 1) - 0.4, -0.6)
             axes.set_title(compared.test.title)
             axes.grid(axis="x")
         panels[-1].set_xlabel(f"A-CCC minus that of {short(baseline, LONGEST)},\n95 % intervals over speakers")

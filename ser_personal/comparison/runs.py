@@ -197,8 +197,6 @@ def _name(run: Path, folder: Path) -> str:
 
 def ridge_runs(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
     """Make one recipe of the rows of a ridge regression, which tests with configs/ridge.yaml hold."""
-    import pandas as pd
-
     others, found = [], []
     for run in runs:
         is_ridge = run.moments["row"] == RIDGE
@@ -220,8 +218,6 @@ def added_run(argument: str, runs: Sequence[ComparedRun]) -> ComparedRun:
     The file has a column utterance, and one for each attribute: arousal, or with an ending such as sigma arousal_sigma,
     in any case. The labels are those of the runs' predictions.csv.
     """
-    import pandas as pd
-
     name, equals, file = argument.partition("=")
     if not (name and equals and file):
         raise UserError("isn't NAME=FILE", where=f"--add {argument}", remedy='Write it as in --add "mine=mine.csv"')
@@ -272,8 +268,6 @@ def added_run(argument: str, runs: Sequence[ComparedRun]) -> ComparedRun:
 
 
 def _tested_utterances(runs: Sequence[ComparedRun]) -> pd.DataFrame:
-    import pandas as pd
-
     names = ("utterance", "speaker", "split")
     paths = [run.folder / PREDICTIONS for run in runs if run.folder is not None]
     tables = [
@@ -304,8 +298,6 @@ def recipe_costs(runs: Sequence[ComparedRun]) -> pd.DataFrame:
     A row a command: recipe, stage, is_shared (other recipes may use its result) and the fields of `StageCost`, means
     over the recipe's runs, maxima of memory and trained parameters; NaN where not measured.
     """
-    import pandas as pd
-
     key, measured = ["recipe", "stage", "is_shared", "command"], [field.name for field in fields(StageCost)][1:]
     rows = []
     for recipe in dict.fromkeys(run.name for run in runs):
@@ -328,8 +320,6 @@ def training_seconds(costs: pd.DataFrame) -> pd.Series[float]:
 
 def pretraining_scores(runs: Sequence[ComparedRun]) -> pd.DataFrame:
     """Mean scores of each pre-training that the runs used, over its own runs; NaN where one of these lacks a score."""
-    import pandas as pd
-
     records = {folder: record for run in runs for folder, record in run.needs.items()}
     rows = [{"step": each.name, **each.pretraining} for each in records.values() if each.pretraining is not None]
     table = pd.DataFrame(rows, columns=["step", *PRETRAINING_SCORES]).astype(dict.fromkeys(PRETRAINING_SCORES, float))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ser_personal.calibration.divergence import pearson
 from ser_personal.evaluation.run_files import RunFiles, ScoredSet, SpeakerVectors
 from ser_personal.report.bootstrap import Bootstrap, Estimate, speaker_gains
-from ser_personal.scores import ccc_from_sums, concordance, rows_by_speaker
+from ser_personal.scores import Values, ccc_from_sums, concordance, rows_by_speaker
 
 METRICS = {"overall_ccc": "O-CCC", "average_ccc": "A-CCC", "bias": "bias", "mean_absolute_error": "mean absolute error"}
 
@@ -31,11 +31,8 @@ class GroupScores:
 
 
 def speaker_sums(
-    predictions: NDArray[np.float64],
-    labels: NDArray[np.float64],
-    rows_of: Sequence[NDArray[np.int64]],
-    min_utterances: int,
-) -> NDArray[np.float64]:
+    predictions: Values, labels: Values, rows_of: Sequence[NDArray[np.int64]], min_utterances: int
+) -> Values:
     """Each speaker's part in the scores of a group, by their rows of predictions and labels (utterances,).
 
     Returns:
@@ -56,17 +53,12 @@ def speaker_sums(
     return sums
 
 
-def figures(sums: NDArray[np.float64], weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+def figures(sums: Values, weights: Values) -> dict[str, Values]:
     """Compute each of `METRICS`, (draws,), of `speaker_sums` for weights (draws, speakers) of the speakers."""
     *moments, error, absolute, counted, ccc = (weights @ sums).T
-    number = moments[0]
     with np.errstate(invalid="ignore", divide="ignore"):
-        return {
-            "overall_ccc": ccc_from_sums(*moments),
-            "average_ccc": ccc / counted,
-            "bias": error / number,
-            "mean_absolute_error": absolute / number,
-        }
+        values = ccc_from_sums(*moments), ccc / counted, error / moments[0], absolute / moments[0]
+    return dict(zip(METRICS, values, strict=True))
 
 
 @dataclass(frozen=True)
@@ -77,18 +69,9 @@ class GroupComparison:
     gap: GroupScores | None
 
 
-@dataclass(frozen=True)
-class Partition:
-    """A division of the speakers into groups."""
-
-    name: str
-    group_of: dict[str, str]  # speaker -> group, of those who are in one
-    note: str  # how to read the groups
-
-
 def compare_groups(
-    predictions: NDArray[np.float64],
-    labels: NDArray[np.float64],
+    predictions: Values,
+    labels: Values,
     speaker_ids: Sequence[str | None],
     group_of: Mapping[str, str],
     *,
@@ -116,36 +99,28 @@ def compare_groups(
     return compared
 
 
-def _scores(
-    sides: Sequence[NDArray[np.float64]], values: dict[str, NDArray[np.float64]], bootstrap: Bootstrap
-) -> GroupScores:
-    speakers = min(int((sums[:, 0] > 0).sum()) for sums in sides)
-    counted = min(int(sums[:, 8].sum()) for sums in sides)
-    number = {metric: counted if metric == "average_ccc" else speakers for metric in METRICS}
-    return GroupScores(
-        **{metric: bootstrap.estimate(values[metric], number[metric]) for metric in METRICS},
-        speakers=speakers,
-        counted_speakers=counted,
-        utterances=min(int(sums[:, 0].sum()) for sums in sides),
-    )
-
-
-def by_gender(test: ScoredSet) -> Partition:
-    """Divide by the gender that the corpus records."""
-    recorded = {name: speaker.gender for name, speaker in test.speakers.items() if speaker.gender is not None}
-    return Partition("gender", recorded, "As the corpus records it, which need not be what the speakers would say.")
-
-
-def by_amount_of_speech(test: ScoredSet) -> Partition:
-    """Divide in halves by the number of utterances."""
-    amounts = {name: speaker.utterances for name, speaker in test.speakers.items()}
-    middle = int(np.median(list(amounts.values()) or [0]))
-    group_of = {
-        name: f"at most {middle} utterances" if amount <= middle else f"over {middle} utterances"
-        for name, amount in amounts.items()
+def _scores(sides: Sequence[Values], values: dict[str, Values], bootstrap: Bootstrap) -> GroupScores:
+    of_sides = [((sums[:, 0] > 0).sum(), sums[:, 8].sum(), sums[:, 0].sum()) for sums in sides]
+    speakers, counted, utterances = np.min(of_sides, axis=0).astype(int).tolist()
+    estimates = {
+        metric: bootstrap.estimate(values[metric], counted if metric == "average_ccc" else speakers)
+        for metric in METRICS
     }
-    note = "All test utterances of a speaker, labelled or not, which is also what calibrates them."
-    return Partition("amount of speech", group_of, note)
+    return GroupScores(**estimates, speakers=speakers, counted_speakers=counted, utterances=utterances)
+
+
+def by_gender(test: ScoredSet) -> dict[str, str]:
+    """Speaker -> the gender that the corpus records, of those of whom it does."""
+    return {name: speaker.gender for name, speaker in test.speakers.items() if speaker.gender is not None}
+
+
+def by_amount_of_speech(test: ScoredSet) -> dict[str, str]:
+    """Speaker -> the half that they are in by their number of utterances."""
+    middle = int(np.median([speaker.utterances for speaker in test.speakers.values()] or [0]))
+    return {
+        name: f"{'at most' if speaker.utterances <= middle else 'over'} {middle} utterances"
+        for name, speaker in test.speakers.items()
+    }
 
 
 SYSTEMS = ("raw", "calibrated")
@@ -176,16 +151,15 @@ class Harm:
 def harm(run: RunFiles, test: ScoredSet, attribute: str, bootstrap: Bootstrap) -> Harm:
     """Describe the speakers of a set whom calibration harms."""
     change_of = speaker_gains(test, attribute, run.chosen, "raw")
-    speakers, changes = list(change_of), np.array(list(change_of.values()))
-    harmed = changes < 0
-    worst = int(np.argmin(changes)) if harmed.any() else None
+    changes = np.array([*change_of.values()])
+    losses = {speaker: -change for speaker, change in change_of.items() if change < 0}
     return Harm(
-        speakers=len(speakers),
-        harmed=int(harmed.sum()),
-        share=bootstrap.mean(harmed),
+        speakers=len(change_of),
+        harmed=len(losses),
+        share=bootstrap.mean(changes < 0),
         mean_change=bootstrap.mean(changes),
-        worst_loss=0.0 if worst is None else float(-changes[worst]),
-        worst_speaker=None if worst is None else speakers[worst],
+        worst_loss=max(losses.values(), default=0.0),
+        worst_speaker=max(losses, key=losses.__getitem__, default=None),
     )
 
 
@@ -213,11 +187,10 @@ def analyse_shifts(test: ScoredSet, attribute: str, bootstrap: Bootstrap) -> Shi
         if name in ccc_of
     ]
     feature, label, ccc = np.reshape([row for row in rows if not np.isnan(row).any()], (-1, 3)).T
-    number = len(ccc)
-    weights = bootstrap.weights([None] * number) if number else None
-    pairs = dict(zip(SHIFTS, ((feature, ccc), (label, ccc), (feature, label)), strict=True))
-    correlations = {name: bootstrap.estimate(pearson(*pair, weights), number) for name, pair in pairs.items()}
-    return ShiftAnalysis(number, correlations)
+    weights = bootstrap.weights([None] * len(ccc))
+    pairs = zip(SHIFTS, ((feature, ccc), (label, ccc), (feature, label)), strict=True)
+    correlations = {name: bootstrap.estimate(pearson(*pair, weights), len(ccc)) for name, pair in pairs}
+    return ShiftAnalysis(len(ccc), correlations)
 
 
 FOLDS, REPEATS = 5, 10
@@ -277,8 +250,8 @@ def probe(name: str, vectors: SpeakerVectors, gender_of: Mapping[str, str | None
 
 
 @dataclass(frozen=True)
-class PartitionAudit:
-    """The groups of one partition."""
+class Partition:
+    """A division of the speakers into groups."""
 
     name: str
     note: str  # how to read the groups
@@ -291,7 +264,7 @@ class SetAudit:
     """The audit of one test set."""
 
     name: str
-    partitions: tuple[PartitionAudit, ...]
+    partitions: tuple[Partition, ...]
     harm: dict[str, Harm]  # by attribute, as shifts
     shifts: dict[str, ShiftAnalysis]
 
@@ -307,37 +280,36 @@ class Audit:
 
 def audit(run: RunFiles, bootstrap: Bootstrap) -> Audit:
     """Audit a run."""
-    return Audit(
-        bootstrap=bootstrap,
-        sets=tuple(_audit_set(run, test, bootstrap) for test in run.sets),
-        probes=tuple(probes(run, bootstrap)),
-    )
 
-
-def _audit_set(run: RunFiles, test: ScoredSet, bootstrap: Bootstrap) -> SetAudit:
-    partitions = (by_gender(test), by_amount_of_speech(test))
-    return SetAudit(
-        name=test.name,
-        partitions=tuple(_audit_partition(run, test, partition, bootstrap) for partition in partitions),
-        harm={attribute: harm(run, test, attribute, bootstrap) for attribute in run.attributes},
-        shifts={attribute: analyse_shifts(test, attribute, bootstrap) for attribute in run.attributes},
-    )
-
-
-def _audit_partition(run: RunFiles, test: ScoredSet, partition: Partition, bootstrap: Bootstrap) -> PartitionAudit:
-    groups = {
-        attribute: {
-            system: compare_groups(
-                test.values(attribute, system),
-                test.values(attribute, "label"),
-                test.speaker_ids,
-                partition.group_of,
-                min_utterances=run.min_utterances,
-                bootstrap=bootstrap,
-            )
-            for system in SYSTEMS
+    def partition(test: ScoredSet, name: str, note: str, group_of: Mapping[str, str]) -> Partition:
+        groups = {
+            attribute: {
+                system: compare_groups(
+                    test.values(attribute, system),
+                    test.values(attribute, "label"),
+                    test.speaker_ids,
+                    group_of,
+                    min_utterances=run.min_utterances,
+                    bootstrap=bootstrap,
+                )
+                for system in SYSTEMS
+            }
+            for attribute in run.attributes
         }
-        for attribute in run.attributes
-    }
-    left_out = sum(speaker not in partition.group_of for speaker in test.speaker_ids)
-    return PartitionAudit(partition.name, partition.note, left_out, groups if partition.group_of else {})
+        left_out = sum(speaker not in group_of for speaker in test.speaker_ids)
+        return Partition(name, note, left_out, groups if group_of else {})
+
+    def of_set(test: ScoredSet) -> SetAudit:
+        recorded = "As the corpus records it, which need not be what the speakers would say."
+        counted = "All test utterances of a speaker, labelled or not, which is also what calibrates them."
+        return SetAudit(
+            test.name,
+            (
+                partition(test, "gender", recorded, by_gender(test)),
+                partition(test, "amount of speech", counted, by_amount_of_speech(test)),
+            ),
+            {attribute: harm(run, test, attribute, bootstrap) for attribute in run.attributes},
+            {attribute: analyse_shifts(test, attribute, bootstrap) for attribute in run.attributes},
+        )
+
+    return Audit(bootstrap, tuple(map(of_set, run.sets)), tuple(probes(run, bootstrap)))

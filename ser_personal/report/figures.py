@@ -195,17 +195,3 @@ def dumbbells(run: RunFiles, test: ScoredSet, attribute: str) -> Drawing | None:
         f"{len(speakers) - fallen} and falls for {fallen}."
     )
     return Drawing(alt, figure)
-
-
-def draw_all(run: RunFiles, bootstrap: Bootstrap) -> dict[str, dict[str, list[Drawing]]]:
-    """Draw every figure: test set -> section of the page -> its figures."""
-    figures: dict[str, dict[str, list[Drawing]]] = {}
-    with style():
-        for test in run.sets:
-            forests = [forest(run, test, attribute, bootstrap) for attribute in run.attributes]
-            speakers = [dumbbells(run, test, attribute) for attribute in run.attributes]
-            figures[test.name] = {
-                "forest": [each for each in forests if each is not None],
-                "speakers": [each for each in speakers if each is not None],
-            }
-    return figures

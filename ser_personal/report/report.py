@@ -10,11 +10,11 @@ from jsonargparse.typing import NonNegativeInt  # resolved at run time
 
 from ser_personal.calibration.table import LEGEND, decimal
 from ser_personal.errors import UserError
-from ser_personal.evaluation.run_files import RunFiles
+from ser_personal.evaluation.run_files import read_run
 from ser_personal.files import atomic_write, write_json
-from ser_personal.report.audit import MEANING, METRICS, SHIFTS, SYSTEMS, Audit
+from ser_personal.report.audit import MEANING, METRICS, SHIFTS, SYSTEMS, audit
 from ser_personal.report.bootstrap import COVERAGE, Bootstrap, Resamples, interval, signed_interval, verdicts
-from ser_personal.report.figures import Drawing, as_svg, style
+from ser_personal.report.figures import as_svg, dumbbells, forest, style
 from ser_personal.report.timeline import TABLES, render, write_timelines
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -58,23 +58,21 @@ def report(
         what = "is a test run, and --audio and --out are for annotated recordings"
         raise UserError(what, where=run, remedy="Leave them out")
 
-    from ser_personal.evaluation.run_files import read_run
-    from ser_personal.report.audit import audit
-    from ser_personal.report.figures import draw_all
-
-    read = read_run(run)
-    found = audit(read, Bootstrap(resamples, seed))
+    read, bootstrap = read_run(run), Bootstrap(resamples, seed)
+    found = audit(read, bootstrap)
+    numbers = (decimal, interval, signed_interval)
+    filters: dict[str, Any] = {"svg": as_svg, **{function.__name__: function for function in numbers}}
+    named = {"meaning": MEANING, "systems": SYSTEMS, "metrics": METRICS, "shift_names": SHIFTS, "legend": LEGEND}
+    asked, figures = {}, {}
+    with style():
+        for test in read.sets:
+            asked[test.name] = {each: verdicts(read, test, each, bootstrap) for each in read.attributes}
+            forests = (forest(read, test, each, bootstrap) for each in read.attributes)
+            speakers = (dumbbells(read, test, each) for each in read.attributes)
+            figures[test.name] = {"forest": [*filter(None, forests)], "speakers": [*filter(None, speakers)]}
+        content = render(TEMPLATE, filters, run=read, found=found, verdicts=asked, figures=figures, **named)
     page = read.folder / "report.html"
-    atomic_write(page, _page(read, found, draw_all(read, found.bootstrap)))
+    atomic_write(page, content)
     of_run = {"interval": COVERAGE, "min_utterances": read.min_utterances, "calibration": read.chosen}
     write_json(read.folder / "audit.json", {"meaning": MEANING, **of_run, **asdict(found)})
     console.print(f"written: {page} and audit.json", markup=False)
-
-
-def _page(run: RunFiles, found: Audit, figures: dict[str, dict[str, list[Drawing]]]) -> bytes:
-    asked = {test.name: {one: verdicts(run, test, one, found.bootstrap) for one in run.attributes} for test in run.sets}
-    numbers = (interval, signed_interval, decimal)
-    filters: dict[str, Any] = {"svg": as_svg, **{function.__name__: function for function in numbers}}
-    named = {"meaning": MEANING, "systems": SYSTEMS, "metrics": METRICS, "shift_names": SHIFTS, "verdicts": asked}
-    with style():
-        return render(TEMPLATE, filters, run=run, found=found, figures=figures, legend=LEGEND, **named)

@@ -109,11 +109,11 @@ def test_speakers_are_divided_by_gender_and_amount_of_speech(tmp_path):
     (few,) = read_run(invent(tmp_path, speakers=4, utterances=10)).sets
     of = {id_: replace(one, utterances=10 * place) for place, (id_, one) in enumerate(few.speakers.items(), 1)}
     few = replace(few, speakers=of)
-    assert audit.by_gender(few).group_of == {"s00": "Female", "s01": "Male", "s02": "Female", "s03": "Male"}
+    assert audit.by_gender(few) == {"s00": "Female", "s01": "Male", "s02": "Female", "s03": "Male"}
     amounts = ["at most 25 utterances"] * 2 + ["over 25 utterances"] * 2
-    assert list(audit.by_amount_of_speech(few).group_of.values()) == amounts
+    assert list(audit.by_amount_of_speech(few).values()) == amounts
     # where nobody is known
-    assert audit.by_amount_of_speech(replace(few, speakers={})).group_of == {}
+    assert audit.by_amount_of_speech(replace(few, speakers={})) == {}
 
 
 @pytest.fixture(scope="module")
