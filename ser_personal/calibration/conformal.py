@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ser_personal.calibration.table import PredictedSet
 from ser_personal.files import write_json
-from ser_personal.scores import rows_by_speaker
+from ser_personal.scores import Values, rows_by_speaker
 from ser_personal.speakers.bank import as_float64
 
 BINS = (0, 1, 2, 5, 10, 20, 40)
@@ -93,10 +93,9 @@ class ConformalTable:
                 rows = left & (counts >= edge)
                 width = conformal_quantile(errors[rows, column], speakers[rows], coverage)
                 # raw predictions (0) and those of a first utterance (1) have no bin of their kind below them to join
-                if isinf(width) and edge > 1:
-                    continue
-                kept.insert(0, (edge, width, len(np.unique(speakers[rows]))))
-                left &= ~rows
+                if edge <= 1 or not isinf(width):
+                    kept.insert(0, (edge, width, len(np.unique(speakers[rows]))))
+                    left &= ~rows
             fitted[attribute] = HalfWidths(*zip(*kept, strict=True))
         return cls(coverage, fitted)
 
@@ -118,15 +117,11 @@ class ConformalTable:
     def load(cls, path: Path) -> Self:
         """Read a table that `save` wrote."""
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        attributes = {
-            name: HalfWidths(
-                tuple(widths["from_utterances"]),
-                tuple(inf if width is None else float(width) for width in widths["half_width"]),
-                tuple(widths["speakers"]),
-            )
-            for name, widths in content["attributes"].items()
-        }
-        return cls(float(content["coverage"]), attributes)
+        attributes = {}
+        for name, widths in content["attributes"].items():
+            half_width = tuple(inf if width is None else width for width in widths["half_width"])
+            attributes[name] = HalfWidths(tuple(widths["from_utterances"]), half_width, tuple(widths["speakers"]))
+        return cls(content["coverage"], attributes)
 
 
 def speakers_needed(coverage: float) -> int:
@@ -134,7 +129,7 @@ def speakers_needed(coverage: float) -> int:
     return ceil(coverage / (1 - coverage) - 1e-9)
 
 
-def conformal_quantile(errors: NDArray[np.float64], speakers: NDArray[Any], coverage: float) -> float:
+def conformal_quantile(errors: Values, speakers: NDArray[Any], coverage: float) -> float:
     """The half-width that `ConformalTable` defines, of errors (n,) by speakers (n,); infinite for too few speakers."""
     _, speaker, utterances = np.unique(speakers, return_inverse=True, return_counts=True)
     order = np.argsort(errors, kind="stable")
@@ -158,12 +153,12 @@ def intervals_as_json(
     """
     table = ConformalTable.fit(validation.predictions, validation.labels, validation.speaker_ids, attributes)
     rows_of = rows_by_speaker(test.speaker_ids)
-    covered: dict[str, Any] = {}
+    covered = {}
     for attribute, predictions, labels in zip(attributes, test.predictions.T, test.labels.T, strict=True):
         width = table.half_width(attribute, 0)
         low, high = (predictions - width).clip(*scale), (predictions + width).clip(*scale)
         inside = np.abs(predictions - labels) <= width
-        labelled = [rows[~np.isnan(labels[rows])] for rows in rows_of.values()]
+        labelled = (rows[~np.isnan(labels[rows])] for rows in rows_of.values())
         shares = np.array([inside[rows].mean() for rows in labelled if len(rows)])
         covered[attribute] = {
             "half_width": None if isinf(width) else width,

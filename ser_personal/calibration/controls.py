@@ -85,16 +85,11 @@ class RandomSpeakers:
         rng = np.random.default_rng(self.seed)
         rows_of, speakers = rows_by_speaker(speaker_ids), len(self.pldc.bank.speaker_ids)
         k = min(self.pldc.settings.k, speakers)
-
-        def draw() -> Neighbours:
-            return Neighbours(rng.choice(speakers, k, replace=False), np.full(k, np.nan))
-
-        return np.stack(
-            [
-                self.pldc.towards({speaker: draw() for speaker in rows_of}, predictions, rows_of).predictions
-                for _ in range(self.draws)
-            ]
-        )
+        no_cosines, draws = np.full(k, np.nan), []
+        for _ in range(self.draws):
+            drawn = {speaker: Neighbours(rng.choice(speakers, k, replace=False), no_cosines) for speaker in rows_of}
+            draws.append(self.pldc.towards(drawn, predictions, rows_of).predictions)
+        return np.stack(draws)
 
 
 def no_controls(k: int, training_speakers: int) -> str:

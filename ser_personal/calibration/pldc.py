@@ -193,9 +193,8 @@ class PLDC:
         """Calibrate, with each speaker's neighbours and moments."""
         check_inputs(predictions, speaker_ids, pooled, self.bank, self.attributes)
         rows_of = rows_by_speaker(speaker_ids)
-        nearest = nearest_speakers(
-            speaker_vectors(pooled, rows_of), self.bank, self.settings.k, center=self.settings.center
-        )
+        vectors = speaker_vectors(pooled, rows_of)
+        nearest = nearest_speakers(vectors, self.bank, self.settings.k, center=self.settings.center)
         return self.towards(dict(zip(rows_of, nearest, strict=True)), predictions, rows_of)
 
     def towards(
@@ -278,10 +277,10 @@ def label_statistics(
 ) -> tuple[Values, Values]:
     """Mean and standard deviation (attributes,) of the labels of some bank speakers, NaN where none has enough."""
     count = bank.count[rows][:, columns]
-    count = np.where(count >= settings.min_labels, count, 0)
-    mean, std = (np.where(count > 0, moment[rows][:, columns], 0.0) for moment in (bank.label_mean, bank.label_std))
-    weights = (count > 0).astype(np.float64) if settings.statistics == "average" else count.astype(np.float64)
-    total = np.where(weights.sum(axis=0) > 0, weights.sum(axis=0), np.nan)
+    enough = count >= settings.min_labels
+    mean, std = (np.where(enough, moment[rows][:, columns], 0.0) for moment in (bank.label_mean, bank.label_std))
+    weights = np.where(enough, 1.0 if settings.statistics == "average" else count, 0.0)
+    total = np.where(enough.any(axis=0), weights.sum(axis=0), np.nan)
     mu_bar = (weights * mean).sum(axis=0) / total
     if settings.statistics == "average":
         return mu_bar, (weights * std).sum(axis=0) / total
@@ -302,20 +301,16 @@ def check_inputs(
     if not set(attributes) <= set(bank.attributes):
         what = f"predictions of {', '.join(attributes)}, but label statistics of {', '.join(bank.attributes)}"
         raise UserError(what, where="speaker bank", remedy="Build a bank with the attributes that the model predicts")
-    shape, dim = (len(speaker_ids), len(attributes)), bank.vectors.shape[1]
-    if predictions.shape != shape or pooled.shape != (len(speaker_ids), dim):
-        raise UserError(
-            f"predictions {predictions.shape} and pooled {pooled.shape} are not {shape} and {(len(speaker_ids), dim)}",
-            where="calibration",
-            remedy="Give one row per utterance, pooled by the model that made the bank",
-        )
+    shape, of_pooled = (len(speaker_ids), len(attributes)), (len(speaker_ids), bank.vectors.shape[1])
+    if predictions.shape != shape or pooled.shape != of_pooled:
+        what = f"predictions {predictions.shape} and pooled {pooled.shape} are not {shape} and {of_pooled}"
+        remedy = "Give one row per utterance, pooled by the model that made the bank"
+        raise UserError(what, where="calibration", remedy=remedy)
     for name, array in (("prediction", predictions), ("pooled vector", pooled)):
         finite = np.isfinite(array).all(axis=1)
         if not finite.all():
             row = int(np.argmin(finite))
             speaker = speaker_names(speaker_ids)[row]
-            raise UserError(
-                f"the {name} of utterance {row} holds NaN or infinity",
-                where="an unknown speaker" if speaker is None else f"speaker {speaker}",
-                remedy="Check the speaker's audio files and that the model's weights are finite",
-            )
+            where = "an unknown speaker" if speaker is None else f"speaker {speaker}"
+            remedy = "Check the speaker's audio files and that the model's weights are finite"
+            raise UserError(f"the {name} of utterance {row} holds NaN or infinity", where=where, remedy=remedy)

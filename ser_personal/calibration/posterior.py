@@ -212,9 +212,8 @@ def choose(candidates: Values, amounts: ArrayLike, labels: Values, speaker_ids: 
     scores = score(candidates, repeated, speaker_ids, names).values()
     values = np.array([[each.overall_ccc, each.average_ccc] for each in scores])
     gains = (values - values[0])[:, ~np.isnan(values[0])]
-    total = np.where(
-        (gains >= 0).all(axis=1), gains.sum(axis=1) - CORRECTION_PENALTY * np.sum(amounts, axis=1), -np.inf
-    )
+    penalised = gains.sum(axis=1) - CORRECTION_PENALTY * np.sum(amounts, axis=1)
+    total = np.where((gains >= 0).all(axis=1), penalised, -np.inf)
     return int(total.argmax()) if total.max() > 0 else 0
 
 
@@ -328,9 +327,8 @@ class PosteriorCalibrator:
             for column, posterior in enumerate(posteriors):
                 calibrated[rows, column] = posterior(predicted[rows, column], own[[column]], vector)
             new = Moments.of(calibrated[rows])
-            speakers.append(
-                CalibratedSpeaker(speaker, len(rows), (), np.empty(0), own.mean, own.std, new.mean, new.std)
-            )
+            moments = own.mean, own.std, new.mean, new.std
+            speakers.append(CalibratedSpeaker(speaker, len(rows), (), np.empty(0), *moments))
         return Calibration(calibrated, self.attributes, tuple(speakers))
 
     def __call__(self, predictions: Values, speaker_ids: Sequence[str | None], pooled: Values) -> Values:
@@ -356,8 +354,7 @@ def load_posterior(path: Path) -> Fitted:
     def correction(fields: dict[str, Any]) -> Correction:
         voice, regression = (Ridge(np.array(fields[name][0]), fields[name][1]) for name in ("voice", "regression"))
         own, expected = (Shrinkage(*fields[name]) for name in ("own", "expected"))
-        low, high = fields["limits"]
-        return Correction(voice, own, expected, regression, (low, high), fields["amount"])
+        return Correction(voice, own, expected, regression, tuple(fields["limits"]), fields["amount"])
 
     return {
         attribute: AttributePosterior(

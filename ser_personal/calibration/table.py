@@ -7,27 +7,23 @@ by name, to the oracle alone.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, compress, product
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ser_personal.calibration.controls import AffineMap, RandomSpeakers, no_controls, own_statistics, raw
+from ser_personal.calibration.controls import AffineMap, Calibrator, RandomSpeakers, no_controls, own_statistics, raw
+from ser_personal.calibration.pldc import PLDC
 from ser_personal.calibration.posterior import PosteriorCalibrator
 from ser_personal.errors import UserError, counted
-from ser_personal.scores import Scores, concordance, mean_scores, rows_by_speaker, score
+from ser_personal.scores import Scores, Values, concordance, mean_scores, rows_by_speaker, score
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     import pandas as pd
-    from numpy.typing import NDArray
-
-    from ser_personal.calibration.controls import Calibrator
-    from ser_personal.calibration.pldc import PLDC
-
 
 KEYS = ("split", "row", "is_oracle", "draw", "attribute", "speaker")
 MOMENTS = ("prediction_mean", "label_mean", "prediction_variance", "label_variance", "covariance")
@@ -55,19 +51,15 @@ class PredictedSet:
         labels: (utterances, attributes), label points, NaN where missing.
     """
 
-    predictions: NDArray[np.float64]
+    predictions: Values
     speaker_ids: tuple[str | None, ...]
-    pooled: NDArray[np.float64]
-    labels: NDArray[np.float64]
+    pooled: Values
+    labels: Values
 
     def part(self, rows: NDArray[np.bool_]) -> PredictedSet:
         """The utterances of some rows, a mask (utterances,)."""
-        return PredictedSet(
-            predictions=self.predictions[rows],
-            speaker_ids=tuple(compress(self.speaker_ids, rows)),
-            pooled=self.pooled[rows],
-            labels=self.labels[rows],
-        )
+        speakers = tuple(compress(self.speaker_ids, rows))
+        return PredictedSet(self.predictions[rows], speakers, self.pooled[rows], self.labels[rows])
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +78,7 @@ class CalibrationRow:
     name: str
     scores: Scores
     is_oracle: bool
-    predictions: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0, 0)))
+    predictions: Values = field(default_factory=lambda: np.empty((0, 0, 0)))
     is_random: bool = False
 
 
@@ -152,7 +144,7 @@ def calibration_table(
 
 
 def score_row(
-    name: str, test: PredictedSet, predictions: NDArray[np.float64], attributes: Sequence[str], min_utterances: int
+    name: str, test: PredictedSet, predictions: Values, attributes: Sequence[str], min_utterances: int
 ) -> CalibrationRow:
     """Score predictions of a test set, (utterances, attributes) or (draws, utterances, attributes), label points."""
     is_random = predictions.ndim == 3
@@ -162,7 +154,7 @@ def score_row(
 
 
 def speaker_moments(
-    split: str, rows: Sequence[CalibrationRow], labels: NDArray[np.float64], speaker_ids: Sequence[str | None]
+    split: str, rows: Sequence[CalibrationRow], labels: Values, speaker_ids: Sequence[str | None]
 ) -> pd.DataFrame:
     """One line per row of the score table, draw, attribute and known speaker with a label.
 

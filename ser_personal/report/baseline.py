@@ -15,23 +15,22 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from typing_extensions import override
 
-from ser_personal.calibration.table import CalibrationRow, PredictedSet, print_scores, score_row, speaker_moments
+from ser_personal.calibration.table import PredictedSet, print_scores, score_row, speaker_moments
 from ser_personal.corpus.base import Corpus  # jsonargparse resolves it at run time
 from ser_personal.encoder.raw import mfcc_functionals
 from ser_personal.errors import UserError
 from ser_personal.evaluation.prediction_collector import RunWriter, attributes_of, run_folder
 from ser_personal.evaluation.run_files import BASELINE, RIDGE, SPEAKER_MOMENTS, rows_as_json, write_moments
 from ser_personal.files import refuse_existing, write_json
+from ser_personal.scores import Values
 from ser_personal.types import AtLeastTwo, Attribute
-
-Scored = dict[str, tuple[CalibrationRow, PredictedSet]]
 
 PENALTIES = np.logspace(-1, 5, 13)
 
 
 def ridge_baseline(
-    train_features: NDArray[np.float32], train_labels: NDArray[np.float64], test_features: NDArray[np.float32]
-) -> NDArray[np.float64]:
+    train_features: NDArray[np.float32], train_labels: Values, test_features: NDArray[np.float32]
+) -> Values:
     """Predict each attribute by a ridge regression whose penalty is chosen by leave-one-out on the training set.
 
     Of features (utterances, features) and training labels (utterances, attributes), NaN where missing, it returns
@@ -70,46 +69,39 @@ def baseline(
 
     refuse_existing(Path(out) / BASELINE, Path(out) / SPEAKER_MOMENTS, replace=replace)
     data = EmotionDataModule(corpus, test_splits=test_splits, num_workers=0)
-    scored = score_baseline(data, attributes, min_utterances)
-    if not scored:
+    if not write_baseline(data, attributes, min_utterances, Path(out)):
         raise UserError(
             f"no training utterance has a label of {' or '.join(attributes)}",
             where="ser baseline",
             remedy="Give a corpus with labels, or other --attributes",
         )
-    _show_and_write(scored, Path(out), min_utterances)
 
 
-def score_baseline(data: Any, wanted: Sequence[str], min_utterances: int) -> Scored:
-    """Fit and score the baseline: test set -> its row and set; nothing without a training label."""
+def write_baseline(data: Any, wanted: Sequence[str], min_utterances: int, folder: Path) -> bool:
+    """Fit, print and write the baseline, of those of the attributes that have a training label; whether any has."""
     train = data.train_indices
     attributes = [name for name in wanted if name in data.train_label_mean]
     if not attributes:
-        return {}
+        return False
     tests = {split: data.split_indices(split) for split in data.tested_splits}
     used = {index for indices in (train, *tests.values()) for index in indices}
     features = {index: mfcc_functionals(data.waveform_of(index)) for index in used}
     labels = np.array([[u.labels.get(attribute, np.nan) for attribute in attributes] for u in data.utterances])
     of_training = np.stack([features[index] for index in train])
-    scored = {}
+    rows, moments = {}, []
     for split, indices in tests.items():
         pooled = np.stack([features[index] for index in indices])
         predictions = ridge_baseline(of_training, labels[train], pooled)
         speakers = tuple(data.utterances[index].speaker_id for index in indices)
         test = PredictedSet(predictions, speakers, pooled.astype(np.float64), labels[indices])
-        scored[split] = score_row(RIDGE, test, predictions, attributes, min_utterances), test
-    return scored
-
-
-def _show_and_write(scored: Scored, folder: Path, min_utterances: int) -> None:
-    rows, moments = {}, []
-    for split, (row, test) in scored.items():
+        row = score_row(RIDGE, test, predictions, attributes, min_utterances)
         print_scores(f"{split}: ridge regression on MFCC functionals, the baseline", [row], min_utterances)
         rows[split] = {"rows": rows_as_json([row])}
-        moments.append(speaker_moments(split, [row], test.labels, test.speaker_ids))
+        moments.append(speaker_moments(split, [row], test.labels, speakers))
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / BASELINE, {"splits": rows})
     write_moments(folder, moments)
+    return True
 
 
 class RidgeBaselineCallback(RunWriter):
@@ -134,8 +126,6 @@ class RidgeBaselineCallback(RunWriter):
         if not trainer.is_global_zero:
             return
         metric: Any = pl_module.test_metric
-        scored = score_baseline(trainer.datamodule, attributes_of(pl_module, self), metric.min_utterances)  # type: ignore[attr-defined]
-        if scored:
-            _show_and_write(scored, folder, metric.min_utterances)
-        else:
+        attributes, least = attributes_of(pl_module, self), metric.min_utterances
+        if not write_baseline(trainer.datamodule, attributes, least, folder):  # type: ignore[attr-defined]
             rank_zero_info("no ridge baseline: no training utterance has a label that the model predicts")
