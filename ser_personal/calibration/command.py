@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from jsonargparse.typing import PositiveInt
-from numpy.typing import NDArray
 
 from ser_personal.calibration.pldc import FLOAT32_ROUNDING, PLDC, PRIOR_UTTERANCES, PLDCSettings
 from ser_personal.calibration.table import (
@@ -54,8 +52,9 @@ def read_predictions(
     if not attributes:
         what = f"no column whose name ends in {end} (found: {', '.join(rows[0])})"
         raise UserError(what, where=path, remedy=f"Name the columns by attribute, such as arousal{end}")
-    for label in (f"{attribute}_label" for attribute in attributes):
-        meant = {label.lower(), label.lower().removesuffix("_label")}
+    for attribute in attributes:
+        label = f"{attribute}_label"
+        meant = {label.lower(), attribute.lower()}
         unread = next((column for column in rows[0] if column.lower() in meant), None)
         if label not in rows[0] and unread is not None:
             remedy = f"Did you mean {label}? Rename it so, or to something else if it holds no labels"
@@ -72,23 +71,21 @@ def read_predictions(
     if missing is not None:
         remedy = "Give a vector for each row, by the same name"
         raise UserError(f"utterance {missing} has no vector", where=path, remedy=remedy)
+
+    def numbers(row: Row, kind: str, missing: tuple[str, ...]) -> list[float]:
+        where, remedy = f"{path}, utterance {row['utterance']}", "Write a number; only a missing label may be blank"
+        return [read_number(row, f"{name}_{kind}", where, remedy, missing=missing) for name in attributes]
+
+    blank = ("", "nan")
     predicted = PredictedSet(
-        predictions=_numbers(rows, [f"{name}_raw" for name in attributes], path, filled=not training),
+        predictions=np.array([numbers(row, "raw", blank if training else ()) for row in rows]),
         speaker_ids=tuple(known(row["speaker"]) for row in rows),
         pooled=np.stack([vectors[row["utterance"]] for row in rows]),
-        labels=_numbers(rows, [f"{name}_label" for name in attributes], path, filled=False),
+        labels=np.array([numbers(row, "label", blank) for row in rows]),
     )
     named = pd.DataFrame({name: [row[name] for row in rows] for name in ("utterance", "split")})
     named.insert(1, "speaker", predicted.speaker_ids)
     return attributes, named, predicted
-
-
-def _numbers(rows: Sequence[Row], columns: Sequence[str], path: Path, *, filled: bool) -> NDArray[np.float64]:
-    def numbers(row: Row) -> list[float]:
-        where, remedy = f"{path}, utterance {row['utterance']}", "Write a number; only a missing label may be blank"
-        return [read_number(row, column, where, remedy, missing=() if filled else ("", "nan")) for column in columns]
-
-    return np.array([numbers(row) for row in rows])
 
 
 def require_on_scale(values: pd.DataFrame, kind: str, scale: tuple[float, float], path: str | Path) -> None:

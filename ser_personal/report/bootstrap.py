@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from ser_personal.calibration.pldc import FLOAT32_ROUNDING
 from ser_personal.calibration.table import decimal
 from ser_personal.evaluation.run_files import RIDGE, RunFiles, ScoredSet
+from ser_personal.scores import Values
 
 COVERAGE = 0.95
 # of fewer, the 2.5 % beyond either end are two values or less
@@ -38,7 +39,7 @@ class Bootstrap:
     seed: int = 0
     fewest: int = 10  # speakers for an interval (ours): the percentiles of a handful look too certain
 
-    def weights(self, strata: Sequence[Hashable]) -> NDArray[np.float64]:
+    def weights(self, strata: Sequence[Hashable]) -> Values:
         """How often each draw has each speaker, (1 + resamples, speakers), once each first; strata keep their sizes."""
         rng = np.random.default_rng(self.seed)
         rows_of: dict[Hashable, list[int]] = {}
@@ -49,7 +50,7 @@ class Bootstrap:
             weights[1:, rows] = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=self.resamples)
         return weights
 
-    def estimate(self, values: NDArray[np.float64], speakers: int) -> Estimate:
+    def estimate(self, values: Values, speakers: int) -> Estimate:
         """Make an estimate with a percentile interval, or with the reason why there is none.
 
         Values (1 + resamples,) are of the speakers as they are, then of each draw, NaN where undefined; `speakers` is
@@ -117,7 +118,7 @@ class Verdict:
     text: str  # a clause
 
 
-def without_rounding(differences: ArrayLike) -> NDArray[np.float64]:
+def without_rounding(differences: ArrayLike) -> Values:
     """Differences of scores, 0 where they are no larger than rounding makes them."""
     exact = np.asarray(differences, dtype=np.float64)
     return np.where(np.abs(exact) <= FLOAT32_ROUNDING, 0.0, exact)

@@ -15,14 +15,12 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ser_personal.audio import SAMPLE_RATE, read_header, resample
-from ser_personal.corpus.table import read_number, read_rows
+from ser_personal.corpus.table import Row, read_number, read_rows
 from ser_personal.errors import UserError, counted
 from ser_personal.files import atomic_write
-
-Row = dict[str, str]
+from ser_personal.scores import Values
 
 TEMPLATE = Path(__file__).with_name("timeline.html.j2")
 TABLES = (".csv", ".parquet")
@@ -45,7 +43,7 @@ class Predicted(NamedTuple):
     start: float  # seconds
     end: float
     # (attributes, 4), `VALUES`, NaN where there is no interval; of categories the probability, then NaN
-    values: NDArray[np.float64]
+    values: Values
     overlap: float  # seconds in which others speak, too
     short: bool  # under a second
 
@@ -167,16 +165,16 @@ def describe(timeline: Timeline, seconds: float) -> dict[str, Any]:
     values = np.array([one.values for one in timeline.utterances])
     plane = [timeline.attributes.index(name) for name in ("arousal", "valence") if name in timeline.attributes]
     # in the order in which they first speak
-    speakers = list(dict.fromkeys(one.speaker for one in timeline.utterances))
+    rows_of: dict[str, list[int]] = {}
+    for row, one in enumerate(timeline.utterances):
+        rows_of.setdefault(one.speaker, []).append(row)
+    speakers = list(rows_of)
     data: dict[str, Any] = {
         "seconds": round(seconds, 3),
         "attributes": timeline.attributes,
         "speakers": speakers,
         "categories": timeline.categories,
-        "axes": [
-            PROBABILITIES if timeline.categories else axis(values[:, number])
-            for number in range(len(timeline.attributes))
-        ],
+        "axes": [PROBABILITIES if timeline.categories else axis(column) for column in values.swapaxes(0, 1)],
         "intervals": bool(np.isfinite(values[:, :, 2:]).all(axis=2).any()),
         "plane": axis(values[:, plane, 0]) if len(plane) == 2 else None,
         "rows": [
@@ -189,10 +187,11 @@ def describe(timeline: Timeline, seconds: float) -> dict[str, Any]:
             for one in timeline.utterances
         ],
     }
-    return {"name": timeline.name, "data": data, "people": people(timeline)}
+    people = [_person(timeline, values, speaker, rows) for speaker, rows in rows_of.items()]
+    return {"name": timeline.name, "data": data, "people": people}
 
 
-def axis(values: NDArray[np.float64]) -> dict[str, Any]:
+def axis(values: Values) -> dict[str, Any]:
     """An axis's ends and round ticks, for values of any shape."""
     from matplotlib.ticker import MaxNLocator
 
@@ -203,35 +202,30 @@ def axis(values: NDArray[np.float64]) -> dict[str, Any]:
     return {"low": low, "high": high, "ticks": [round(float(tick), 6) for tick in ticks if low <= tick <= high]}
 
 
-def people(timeline: Timeline) -> list[dict[str, Any]]:
-    """Of each speaker, how much they say, and of each attribute mean, deviation and extremes (short ones aside)."""
-    found = []
-    of_speakers: dict[str, list[tuple[int, Predicted]]] = {}
-    for row, one in enumerate(timeline.utterances):
-        of_speakers.setdefault(one.speaker, []).append((row, one))
-    for speaker, own in of_speakers.items():
-        steady = [(row, one) for row, one in own if not one.short] or own
-        of_attributes = []
-        for column, attribute in enumerate(timeline.attributes):
-            calibrated, raw = np.array([one.values[column, :2] for _, one in own]).T
-            among = [one.values[column, 0] for _, one in steady]
-            extreme = {"highest": steady[np.argmax(among)], "lowest": steady[np.argmin(among)]}
-            of_attributes.append(
-                {
-                    "attribute": attribute,
-                    "mean": calibrated.mean(),
-                    "spread": calibrated.std(),
-                    "raw_mean": raw.mean(),
-                    "raw_spread": raw.std(),
-                    "moments": {
-                        name: {"row": row, "value": one.values[column, 0], "start": one.start}
-                        for name, (row, one) in extreme.items()
-                    },
-                }
-            )
-        seconds = sum(one.end - one.start for _, one in own)
-        found.append({"name": speaker, "utterances": len(own), "seconds": seconds, "attributes": of_attributes})
-    return found
+def _person(timeline: Timeline, values: Values, name: str, rows: list[int]) -> dict[str, Any]:
+    """How much a speaker says in these rows, and of each attribute mean, deviation and extremes (short ones aside)."""
+    own = [timeline.utterances[row] for row in rows]
+    steady = [row for row in rows if not timeline.utterances[row].short] or rows
+    attributes = []
+    for column, attribute in enumerate(timeline.attributes):
+        calibrated, raw = values[rows, column, :2].T
+        among = values[steady, column, 0]
+        extremes = {"highest": steady[among.argmax()], "lowest": steady[among.argmin()]}
+        attributes.append(
+            {
+                "attribute": attribute,
+                "mean": calibrated.mean(),
+                "spread": calibrated.std(),
+                "raw_mean": raw.mean(),
+                "raw_spread": raw.std(),
+                "moments": {
+                    extreme: {"row": row, "value": values[row, column, 0], "start": timeline.utterances[row].start}
+                    for extreme, row in extremes.items()
+                },
+            }
+        )
+    seconds = sum(one.end - one.start for one in own)
+    return {"name": name, "utterances": len(own), "seconds": seconds, "attributes": attributes}
 
 
 def read_timelines(path: Path) -> list[Timeline]:
