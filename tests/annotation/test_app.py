@@ -19,7 +19,6 @@ from ser_personal.annotation import app as module
 from ser_personal.annotation.app import Desk, Server
 from ser_personal.recognition.profiles import SpeakerProfiles
 
-RATE = 16_000
 INSIDE = "get('timeline').contentDocument"
 
 
@@ -84,7 +83,7 @@ def files(conversation, tmp_path):
     turns, recordings = conversation
     (tmp_path / "other name.rttm").write_text(rttm(turns))
     sound, _ = spoken_by_turns(recordings, ["anna", "Борис"])
-    soundfile.write(tmp_path / "call.wav", sound, RATE, subtype="FLOAT")
+    soundfile.write(tmp_path / "call.wav", sound, 16_000, subtype="FLOAT")
     return tmp_path
 
 

@@ -26,11 +26,10 @@ LABELS = b"""FileName,EmoClass,EmoAct,EmoVal,EmoDom,SpkrID,Gender,Split_Set
 a.wav,N,1,2.5,3,7,Male,Train
 b.wav,H,,4,5,Unknown,,Test1
 """
-PARTITIONS = b"Train; a.wav\nTest1; b.wav\n"
 READERS = {
     "corpus.csv": (TABLE, lambda path: CSVCorpus(str(path)).read_labels()),
     "Labels/labels_consensus.csv": (LABELS, lambda path: MSPPodcast(str(path.parents[1])).read_labels()),
-    "Partitions.txt": (PARTITIONS, read_partitions),
+    "Partitions.txt": (b"Train; a.wav\nTest1; b.wav\n", read_partitions),
 }
 CELLS = st.sampled_from(["inf", "-Infinity", "1e999", "0x1", "\uff11", " 4 ", "NaN"])
 ROWS = [

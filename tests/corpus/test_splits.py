@@ -117,11 +117,6 @@ def test_every_speaker_is_tested_once_in_one_set_a_fold(genders, folds, validati
     assert [known_speakers(splits.test["test1"]) for splits in again] == [fold["test1"] for fold in sets]
 
 
-def test_no_fold_left_for_a_set():
-    refused("leave one of the three sets empty", leave_speakers_out, utterances_of(9, 9), 2)
-    refused("4 known speakers don't fill 5 folds", leave_speakers_out, utterances_of(2, 2), 5)
-
-
 def test_a_written_corpus_reads_back_wherever_it_lies(tmp_path, monkeypatch):
     full = {"arousal": 1 / 3 + 1, "valence": 7.0, "dominance": math.nan}
     written = [
@@ -195,7 +190,9 @@ def test_the_first_half_of_those_who_say_most_is_trained_on():
     assert len(both[2, "independent"].train) == 5
 
 
-def test_a_gap_that_cannot_be_made_is_one_line():
+def test_folds_and_a_gap_that_cannot_be_made_are_one_line():
+    refused("leave one of the three sets empty", leave_speakers_out, utterances_of(9, 9), 2)
+    refused("4 known speakers don't fill 5 folds", leave_speakers_out, utterances_of(2, 2), 5)
     gap = partial(personalization_gap, corpus_of([3] * 4, [4] * 3))
     for numbers in ([2], [5], []):
         refused("training speakers, where 3 are evaluated and the training set has 4", gap, numbers)

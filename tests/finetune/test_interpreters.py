@@ -9,9 +9,8 @@ from ser_personal.finetune import interpreters
 from ser_personal.finetune.interpreters import MLPInterpreter, PointwiseInterpreter, TransformerInterpreter
 from ser_personal.types import EncoderOutput
 
-TRANSFORMERS = [TransformerInterpreter(16, 1, 2), TransformerInterpreter(16, 1, 2, stride=1)]
 POOLING = [MLPInterpreter(), interpreters.DenseInterpreter(), interpreters.AttentiveStatisticsInterpreter((8,))]
-BEGIN_AT_MEANS = [*POOLING, *TRANSFORMERS]
+BEGIN_AT_MEANS = [*POOLING, TransformerInterpreter(16, 1, 2), TransformerInterpreter(16, 1, 2, stride=1)]
 KINDS = [*BEGIN_AT_MEANS, PointwiseInterpreter(8)]
 
 

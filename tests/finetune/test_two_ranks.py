@@ -25,13 +25,6 @@ def network():
     return interpreter.double()
 
 
-def rows_and_labels():
-    torch.manual_seed(1)
-    labels = torch.randn(8, 2, dtype=torch.float64)
-    labels[2, 0] = labels[6:, 1] = torch.nan
-    return torch.randn(8, 4, dtype=torch.float64), labels
-
-
 def predict(model, features):
     return model(EncoderOutput(features[:, None], torch.ones(len(features), 1, dtype=torch.bool)))
 
@@ -43,7 +36,9 @@ def loss_gradients_and_statistics(model, predictions, labels):
 
 
 def as_one(rank, folder):
-    features, labels = rows_and_labels()
+    torch.manual_seed(1)
+    labels, features = (torch.randn(8, width, dtype=torch.float64) for width in (2, 4))
+    labels[2, 0] = labels[6:, 1] = torch.nan
     alone = network()
     expected = loss_gradients_and_statistics(alone, predict(alone, features), labels)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)

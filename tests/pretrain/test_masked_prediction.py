@@ -16,8 +16,7 @@ LENGTHS = st.lists(st.integers(0, 120), min_size=1, max_size=6).filter(any)
 @pytest.fixture
 def batch():
     torch.manual_seed(0)
-    frames = torch.randn(3, 9, DIM)
-    return frames, torch.randint(CLUSTERS, (3, 9)), torch.rand(3, 9) < 0.5
+    return torch.randn(3, 9, DIM), torch.randint(CLUSTERS, (3, 9)), torch.rand(3, 9) < 0.5
 
 
 def test_loss_and_gradients_are_those_of_torchaudio(batch):

@@ -4,10 +4,6 @@ from garbage import refused
 from ser_personal.recognition.profiles import SpeakerProfile, SpeakerProfiles
 
 
-def arrays_of(profile):
-    return np.concatenate([array.ravel() for array in profile.arrays().values()])
-
-
 def test_an_utterance_counts_once_and_takes_labels_that_it_had_not():
     rng = np.random.default_rng(0)
     vectors, predictions = rng.normal(size=(2, 3)), rng.normal(4, 1, size=(2, 2))
@@ -20,7 +16,8 @@ def test_an_utterance_counts_once_and_takes_labels_that_it_had_not():
     assert once.utterances == often.utterances == 2
     np.testing.assert_array_equal(often.labelled.count, once.labelled.count)
     np.testing.assert_allclose(often.labelled.mean, once.labelled.mean, atol=1e-12)
-    np.testing.assert_allclose(arrays_of(often), arrays_of(once), atol=1e-5)
+    found, expected = (np.concatenate([array.ravel() for array in one.arrays().values()]) for one in (often, once))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def some_profile(seed):

@@ -160,5 +160,4 @@ def test_chunks_are_the_same_from_any_cut_on():
     whole = list(chunks(recordings, 8, 4))
     assert [recording for chunk in whole for recording in chunk] == recordings
     assert all(len(chunk) <= 4 and (sum(r.seconds() for r in chunk) <= 8 or len(chunk) == 1) for chunk in whole)
-    done = sum(map(len, whole[:3]))
-    assert list(chunks(recordings[done:], 8, 4)) == whole[3:]
+    assert list(chunks(recordings[sum(map(len, whole[:3])) :], 8, 4)) == whole[3:]

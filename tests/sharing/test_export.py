@@ -123,9 +123,7 @@ def test_without_any_test_a_bundle_is_raw_and_works(exported, finetuned_checkpoi
     assert recognizer.bundle.bank is None
 
 
-def test_a_test_without_pldc_fills_the_card_of_a_bundle_without_a_bank(
-    exported, finetuned_checkpoint, synthetic_corpus, tmp_path
-):
+def test_a_test_without_pldc_fills_the_card_without_a_bank(exported, finetuned_checkpoint, synthetic_corpus, tmp_path):
     checkpoint = shutil.copy(finetuned_checkpoint, tmp_path / "finetune.ckpt")
     running = trainer(tmp_path, callbacks=[PredictionWriter()])
     running.test(finetuning(), datamodule=emotion_data(synthetic_corpus), ckpt_path=checkpoint, verbose=False)
