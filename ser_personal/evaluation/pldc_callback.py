@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from jsonargparse.typing import PositiveInt
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
 from ser_personal.calibration.conformal import intervals_as_json
 from ser_personal.calibration.divergence import speaker_shifts
-from ser_personal.calibration.pldc import PLDC, PRIOR_UTTERANCES, PLDCSettings, speaker_vectors
+from ser_personal.calibration.pldc import PLDC, PRIOR_UTTERANCES, Calibration, PLDCSettings, speaker_vectors
 from ser_personal.calibration.table import (
+    CalibrationRow,
     PredictedSet,
     calibration_table,
     of_other_speakers,
     speaker_moments,
     standard_calibrators,
 )
+from ser_personal.data.datamodule import SpeechDataModule
+from ser_personal.encoder.personalized import PersonalizedEncoder
 from ser_personal.evaluation import run_files
 from ser_personal.evaluation.prediction_collector import (
+    CollectedSet,
     PredictionCollector,
     attribute_metrics,
     attributes_of,
@@ -33,20 +39,12 @@ from ser_personal.evaluation.prediction_collector import (
     score_set,
     write_test,
 )
+from ser_personal.evaluation.run_files import SpeakerVectors
 from ser_personal.files import content_hash, gather_files
 from ser_personal.scores import rows_by_speaker
 from ser_personal.speakers.bank import SpeakerBank, SpeakerBankBuilder
 from ser_personal.speakers.embedding import SpeakerEmbedding
-from ser_personal.types import Seed
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from lightning.pytorch import LightningModule, Trainer
-
-    from ser_personal.data.datamodule import SpeechDataModule
-    from ser_personal.encoder.personalized import PersonalizedEncoder
-    from ser_personal.types import PredictionBatch
+from ser_personal.types import PredictionBatch, Seed
 
 
 class PLDCCallback(PredictionCollector):
@@ -69,75 +67,81 @@ class PLDCCallback(PredictionCollector):
         self.settings = PLDCSettings(prior_utterances=PRIOR_UTTERANCES, **settings)
         self.draws = draws
         self.seed = seed
-        self.bank: SpeakerBank | None = None
-        self.validation: PredictedSet | None = None
 
     on_test_batch_end = PredictionCollector.keep
 
     @override
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.bank = checkpoint_bank(trainer, pl_module, attributes_of(pl_module, self))
-        self.validation = None
+        self.validation: PredictedSet | None = None
         if trainer.datamodule.corpus.splits.validation:  # type: ignore[attr-defined]
             for batch in predict_split(trainer, pl_module, "validation"):
                 self.keep(trainer, pl_module, batch)
             validation = self.take_collected(trainer)
-            self.validation = None if validation is None else validation.predicted
+            self.validation = validation and validation.predicted
 
     @override
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        data, model, collected = trainer.datamodule, cast("Any", pl_module), self.take_collected(trainer)  # type: ignore[attr-defined]
-        folder = run_folder(trainer)
+        data, model, folder = trainer.datamodule, cast("Any", pl_module), run_folder(trainer)  # type: ignore[attr-defined]
+        collected = self.take_tested(trainer)
         if collected is None or self.bank is None:
             return
         pldc = PLDC(self.bank, attributes_of(pl_module, self), self.settings)
-        least = model.test_metric.min_utterances
-        predictions = np.empty_like(collected.predicted.predictions)
+        predictions, vectors = np.empty_like(collected.predicted.predictions), _known_vectors(self.bank, model)
         splits, speakers, moments = {}, {}, []
-        vectors = {run_files.TRAINING: run_files.SpeakerVectors(self.bank.speaker_ids, self.bank.vectors)}
-        embedding = model.personalized.speakers
-        embedded = [each for each in embedding.ids if each not in embedding.namesakes]
-        if embedded and isinstance(embedding, SpeakerEmbedding):
-            with torch.inference_mode():
-                vectors[run_files.EMBEDDINGS] = run_files.SpeakerVectors(
-                    tuple(embedded), embedding(embedded).float().cpu().numpy()
-                )
         # each set by itself: a speaker may stand in several
         for split, (rows, tested) in collected.by_split().items():
-            utterances, test = tested
+            test = tested.predicted
             calibration = pldc.calibration(test.predictions, test.speaker_ids, test.pooled)
             predictions[rows] = calibration.predictions
-            shifts = speaker_shifts(test.speaker_ids, test.pooled, test.labels, self.bank, pldc.attributes)
-            speakers[split] = run_files.describe_speakers(utterances, calibration, shifts)
-            rows_of = rows_by_speaker(test.speaker_ids)
-            vectors[split] = run_files.SpeakerVectors(tuple(rows_of), speaker_vectors(test.pooled, rows_of))
-            validation = None if self.validation is None else of_other_speakers(self.validation, test, split)
-            calibrators = standard_calibrators(pldc, validation, draws=self.draws, seed=self.seed)
-            table_of = partial(calibration_table, pldc=pldc, calibrators=calibrators, min_utterances=least)
-            splits[split], table = score_set(model, data, tested, table_of)
-            if validation is not None:
-                calibrated = pldc(validation.predictions, validation.speaker_ids, validation.pooled)
-                splits[split]["intervals"] = intervals_as_json(
-                    replace(validation, predictions=calibrated),
-                    replace(test, predictions=calibration.predictions),
-                    pldc.attributes,
-                    self.bank.scale,
-                )
+            splits[split], table = self._score(pldc, calibration, tested, model, data)
             moments.append(speaker_moments(split, table, test.labels, test.speaker_ids))
-        metrics = attribute_metrics(model, data, splits)
-        metrics |= {"model": self.bank.fingerprint, "pldc": asdict(self.settings)}
-        metrics["training_speakers"] = len(self.bank.speaker_ids)
+            speakers[split], vectors[split] = _describe(pldc, calibration, tested)
+        of_bank = {"model": self.bank.fingerprint, "training_speakers": len(self.bank.speaker_ids)}
+        metrics = attribute_metrics(model, data, splits) | of_bank | {"pldc": asdict(self.settings)}
         write_test(trainer, folder, run_files.predictions_table(collected, predictions, pldc.attributes), metrics)
         run_files.write_moments(folder, moments)
         training = run_files.describe_audio([data.utterances[index] for index in data.train_indices])
         record = {"fusion": str(model.personalized.fusion_name), "splits": speakers, "training": training}
         run_files.write_speakers(folder, record, vectors)
 
+    def _score(
+        self, pldc: PLDC, calibration: Calibration, tested: CollectedSet, model: Any, data: Any
+    ) -> tuple[dict[str, Any], list[CalibrationRow]]:
+        utterances, test = tested
+        validation = self.validation and of_other_speakers(self.validation, test, utterances[0].split)
+        calibrators = standard_calibrators(pldc, validation, draws=self.draws, seed=self.seed)
+        least = model.test_metric.min_utterances
+        table_of = partial(calibration_table, pldc=pldc, calibrators=calibrators, min_utterances=least)
+        record, table = score_set(model, data, tested, table_of)
+        if validation is not None:
+            calibrated = pldc(validation.predictions, validation.speaker_ids, validation.pooled)
+            sets = replace(validation, predictions=calibrated), replace(test, predictions=calibration.predictions)
+            record["intervals"] = intervals_as_json(*sets, pldc.attributes, pldc.bank.scale)
+        return record, table
+
+
+def _known_vectors(bank: SpeakerBank, model: Any) -> dict[str, SpeakerVectors]:
+    vectors = {run_files.TRAINING: SpeakerVectors(bank.speaker_ids, bank.vectors)}
+    embedding = model.personalized.speakers
+    embedded = tuple(each for each in embedding.ids if each not in embedding.namesakes)
+    if embedded and isinstance(embedding, SpeakerEmbedding):
+        with torch.inference_mode():
+            vectors[run_files.EMBEDDINGS] = SpeakerVectors(embedded, embedding(embedded).float().cpu().numpy())
+    return vectors
+
+
+def _describe(pldc: PLDC, calibration: Calibration, tested: CollectedSet) -> tuple[dict[str, Any], SpeakerVectors]:
+    utterances, test = tested
+    shifts = speaker_shifts(test.speaker_ids, test.pooled, test.labels, pldc.bank, pldc.attributes)
+    rows_of = rows_by_speaker(test.speaker_ids)
+    vectors = SpeakerVectors(tuple(rows_of), speaker_vectors(test.pooled, rows_of))
+    return run_files.describe_speakers(utterances, calibration, shifts), vectors
+
 
 def predict_split(trainer: Trainer, module: LightningModule, split: str) -> Iterator[PredictionBatch]:
     """Predict this device's share of a set, outside the trainer's own loop; no utterance goes to two devices."""
-    loader = trainer.datamodule.share_dataloader(split)  # type: ignore[attr-defined]
-    for number, batch in enumerate(loader):
+    for number, batch in enumerate(trainer.datamodule.share_dataloader(split)):  # type: ignore[attr-defined]
         moved = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
         with trainer.precision_plugin.forward_context():
             yield module.predict_step(moved, number)
@@ -152,10 +156,7 @@ def bank_fingerprint(personalized: PersonalizedEncoder, data: SpeechDataModule[A
     model, features = personalized.fingerprint(), data.speaker_features
     settings = (personalized.describe() | {"pretrained_on": ""}, precision, features and features.fingerprint())
     training = (data.utterances[index] for index in data.train_indices)
-    used = (
-        f"{(each.utterance_id, each.speaker_id, sorted(each.labels.items()), data.input_key(each))}"
-        for each in training
-    )
+    used = (f"{(u.utterance_id, u.speaker_id, sorted(u.labels.items()), data.input_key(u))}" for u in training)
     return f"{content_hash(f'{settings}', model, *used)}-{model}"
 
 
@@ -189,6 +190,5 @@ def _bank_path(trainer: Trainer, fingerprint: str) -> Path:
     if not trainer.ckpt_path:
         return run_folder(trainer) / "speaker_bank.safetensors"
     beside = Path(trainer.ckpt_path).with_suffix(".speaker_bank.safetensors")
-    if trainer.datamodule.is_training_corpus and os.access(beside.parent, os.W_OK):  # type: ignore[attr-defined]
-        return beside
-    return Path(trainer.default_root_dir) / f"{fingerprint[:8]}-{beside.name}"
+    is_theirs = trainer.datamodule.is_training_corpus and os.access(beside.parent, os.W_OK)  # type: ignore[attr-defined]
+    return beside if is_theirs else Path(trainer.default_root_dir) / f"{fingerprint[:8]}-{beside.name}"

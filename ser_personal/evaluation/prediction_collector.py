@@ -14,8 +14,9 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
+from safetensors.numpy import load_file, save_file
 from typing_extensions import override
 
 from ser_personal.calibration.table import PredictedSet, print_scores, score_row, speaker_moments
@@ -23,18 +24,16 @@ from ser_personal.errors import UserError
 from ser_personal.evaluation import run_files
 from ser_personal.files import gather_files, write_json
 from ser_personal.finetune.metrics import NO_EMOTION, classification_scores, emotions_of
-from ser_personal.types import utterance_hash
+from ser_personal.types import Utterance, utterance_hash
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
 
     import pandas as pd
-    from lightning.pytorch import LightningModule
     from numpy.typing import NDArray
     from torch import Tensor
 
     from ser_personal.calibration.table import CalibrationRow
-    from ser_personal.types import Utterance
 
     Arrays = dict[str, NDArray[Any]]
 
@@ -141,24 +140,22 @@ class PredictionCollector(RunWriter):
         return gather_files(
             trainer,
             trainer.default_root_dir,
-            lambda path: _write(path, self._take_all()),
-            lambda paths: _in_order([_read(path) for path in paths], utterances),
+            lambda path: save_file(self._take_all(), path),
+            lambda paths: _in_order([load_file(path) for path in paths], utterances),
         )
+
+    def take_tested(self, trainer: Trainer) -> CollectedSet | None:
+        """`take_collected` of what was tested or predicted; prints how much it is where limits left out some."""
+        collected, data = self.take_collected(trainer), trainer.datamodule  # type: ignore[attr-defined]
+        every, splits = len(data.indices_of(data.tested_splits)), ", ".join(data.tested_splits)
+        if collected is not None and len(collected.utterances) < every:
+            print(f"only {len(collected.utterances):,} of {every:,} utterances of {splits} were predicted")
+        return collected
 
     def _take_all(self) -> Arrays:
         batches, self._batches = self._batches, []
         names = batches[0] if batches else ()
         return {name: torch.cat([batch[name] for batch in batches]).numpy() for name in names}
-
-
-def _write(path: Path, arrays: Arrays) -> None:
-    with path.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
-
-
-def _read(path: Path) -> Arrays:
-    with np.load(path, allow_pickle=False) as arrays:
-        return dict(arrays)
 
 
 def _in_order(shards: Sequence[Arrays], utterances: Sequence[Utterance]) -> CollectedSet:
@@ -251,11 +248,9 @@ def attributes_of(pl_module: LightningModule, callback: Callback) -> tuple[str, 
     """The attributes that a model predicts, which a callback needs."""
     attributes: Any = getattr(pl_module, "attributes", ())
     if not attributes:
-        raise UserError(
-            f"{type(pl_module).__name__} predicts no emotion attributes",
-            where=type(callback).__name__,
-            remedy="Leave it out, or test a model of them: --config configs/finetune.yaml",
-        )
+        what = f"{type(pl_module).__name__} predicts no emotion attributes"
+        remedy = "Leave it out, or test a model of them: --config configs/finetune.yaml"
+        raise UserError(what, where=type(callback).__name__, remedy=remedy)
     return tuple(attributes)
 
 
@@ -295,7 +290,7 @@ class PredictionWriter(PredictionCollector):
 
     @override
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        collected, path = self.take_collected(trainer), run_folder(trainer) / run_files.PREDICTIONS
+        collected, path = self.take_tested(trainer), run_folder(trainer) / run_files.PREDICTIONS
         if collected is not None:
             run_files.write_csv(path, predicted_table(collected, pl_module))
             rank_zero_info(f"written: {path}")
@@ -303,7 +298,7 @@ class PredictionWriter(PredictionCollector):
     @override
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         model, data = cast("Any", pl_module), trainer.datamodule  # type: ignore[attr-defined]
-        collected, folder = self.take_collected(trainer), run_folder(trainer)
+        collected, folder = self.take_tested(trainer), run_folder(trainer)
         if collected is None:
             return
 

@@ -1,6 +1,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from shutil import copy
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,8 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
-from tiny_models import threaded_trainers, trainer
+from tiny_models import emotion_data, finetuning, threaded_trainers, trainer
 
+from ser_personal.evaluation.pldc_callback import PLDCCallback
 from ser_personal.evaluation.prediction_collector import PredictionWriter, run_folder
 from ser_personal.types import Utterance
 
@@ -105,6 +107,18 @@ def test_each_run_has_a_folder_of_its_own_whatever_logs_it(tmp_path, logger):
         writer.teardown(each, None, "test")
     found = sorted(path.parent.name for path in (tmp_path / "lightning_logs").glob("*/predictions.csv"))
     assert found in (["version_0", "version_1", "version_2"], ["id", "version_0", "version_1"])
+
+
+def test_a_test_of_a_part_of_a_set_says_so(synthetic_corpus, finetuned_checkpoint, tmp_path, capsys):
+    data, module = emotion_data(synthetic_corpus, max_batch=4), finetuning()
+    checkpoint = copy(finetuned_checkpoint, tmp_path / "finetune.ckpt")
+    for callback, limit in ((PredictionWriter(), 2), (PLDCCallback(k=3, draws=1), 2), (PredictionWriter(), 1.0)):
+        running = trainer(tmp_path, callbacks=[callback], limit_test_batches=limit, limit_predict_batches=1)
+        running.test(module, datamodule=data, ckpt_path=checkpoint, verbose=False)
+        said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("only ")]
+        assert said == ["only 8 of 18 utterances of test1 were predicted"] * (limit == 2)
+    running.predict(module, datamodule=data)
+    assert "only 4 of 18 utterances of test1 were predicted" in capsys.readouterr().out
 
 
 def test_a_folder_that_cannot_be_written_to_is_found_before_the_test(tmp_path):
