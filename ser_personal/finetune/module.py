@@ -315,9 +315,8 @@ class FineTuning(PersonalizedModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW, the interpreter at its own rate; constant, or with warm-up and decay."""
         rate, interpreter_rate = self.hparams["learning_rate"], self.hparams["interpreter_learning_rate"]
-        encoder_weights = [weight for weight in self.personalized.parameters() if weight.requires_grad]
         groups: list[dict[str, Any]] = [
-            {"params": encoder_weights, "lr": rate},
+            {"params": [weight for weight in self.personalized.parameters() if weight.requires_grad], "lr": rate},
             {"params": [*self.interpreter.parameters()], "lr": rate if interpreter_rate is None else interpreter_rate},
         ]
         return self.adamw(

@@ -187,9 +187,8 @@ def _validated(
 def _with_default(bundle: Bundle, name: CalibrationName | None, console: Console) -> Bundle:
     chosen = name or ("none" if bundle.bank is None else "pldc")
     make_calibrator(bundle, chosen)
-    no_bank = ": no speaker bank lies beside the checkpoint, where `ser test` writes it (--bank)"
-    lacking = no_bank if bundle.bank is None else ""
-    console.print(f"calibration {chosen}{lacking}")
+    lacking = ": no speaker bank lies beside the checkpoint, where `ser test` writes it (--bank)"
+    console.print(f"calibration {chosen}{lacking if bundle.bank is None else ''}")
     return replace(bundle, calibration=chosen)
 
 
@@ -317,7 +316,10 @@ def predict_validation(bundle: Bundle, corpus: Corpus, console: Console) -> Pred
         and samples_of(utterance) <= bundle.max_samples
         and not all(np.isnan(label) for label in utterance.labels.values())
     ]
-    recordings = map(_recording_of, utterances)
+    recordings = (
+        Recording(str(each.path), each.path if each.start is None else decode_utterance(each), each.speaker_id)
+        for each in utterances
+    )
     predicted: list[tuple[Utterance, PredictedUtterance]] = []
     for utterance, outcome in zip(utterances, EmotionRecognizer(bundle).raw(recordings), strict=True):
         if isinstance(outcome, UserError):
@@ -335,11 +337,6 @@ def predict_validation(bundle: Bundle, corpus: Corpus, console: Console) -> Pred
             [[utterance.labels.get(attribute, np.nan) for attribute in bundle.attributes] for utterance, _ in predicted]
         ),
     )
-
-
-def _recording_of(utterance: Utterance) -> Recording:
-    audio = utterance.path if utterance.start is None else decode_utterance(utterance)
-    return Recording(str(utterance.path), audio, utterance.speaker_id)
 
 
 def calibrate_validation(

@@ -57,8 +57,6 @@ from ser_personal.training.checkpoints import AtomicCheckpoints, ExactResumption
 from ser_personal.training.interruption import FiniteLoss, Interruption, KnownMonitors, refuse_other_tasks
 
 RESTORING = "lightning.pytorch.trainer.connectors.checkpoint_connector"
-# `--ckpt_path last`: the newest checkpoint of the stage, or a new training run where there is none
-LAST = "last"
 # callbacks of Lightning that change weights, rates or batches, unknown to the schedule and the checkpoints
 UNSUPPORTED = (BatchSizeFinder, LearningRateFinder, ModelPruning, StochasticWeightAveraging, WeightAveraging)
 
@@ -211,7 +209,7 @@ class StageCLI(LightningCLI):
         stage = self.config["subcommand"]
         path = self.config[stage].get("ckpt_path")
         self._may_overwrite = False
-        if stage == "fit" and path == LAST:
+        if stage == "fit" and path == "last":
             trainer = self.config[stage].trainer.as_dict()
             path = next((str(path) for path in _stage_checkpoints(trainer, "-last") if path.is_file()), None)
             # only the model of a run that was killed in its first epoch may be overwritten
@@ -304,8 +302,7 @@ class StageCLI(LightningCLI):
                 each.refuse_earlier(trainer, config.get("ckpt_path") or queued_again)
         # Lightning adds a checkpoint callback without a monitor where there is none
         keeps = any(getattr(each, "monitor", None) is not None for each in trainer.checkpoint_callbacks)
-        trial = trainer.fast_dev_run  # type: ignore[attr-defined]
-        if not keeps and config.trainer.enable_checkpointing is not False and not trial:
+        if not (keeps or config.trainer.enable_checkpointing is False or trainer.fast_dev_run):  # type: ignore[attr-defined]
             raise UserError(
                 "StageCheckpoint isn't among the callbacks, so that no model would be saved",
                 where="--trainer.callbacks",

@@ -66,7 +66,6 @@ class StageCheckpoint(ModelCheckpoint):
 
     # `ser fit --replace`
     replace = False
-    # whether this fit has, not only the one that it resumes
     has_written_best = False
 
     def __init__(
@@ -218,8 +217,6 @@ class ExactResumption(Callback):
 
     def __init__(self) -> None:
         self._began: dict[str, Any] = {}
-        self._settings: list[dict[str, Any]] = []
-        self._patience: dict[EarlyStopping, int] = {}
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -262,8 +259,7 @@ class ExactResumption(Callback):
                 trainer.should_stop = True
 
     def _refuse_other_steps(self, trainer: Trainer) -> None:
-        pairs = [(self._began, _steps(trainer)), *zip(_settings(trainer), self._settings, strict=True)]
-        for began, asked in pairs:
+        for began, asked in [(self._began, _steps(trainer)), *zip(_settings(trainer), self._settings, strict=True)]:
             for name in sorted(asked.keys() & began):
                 if began[name] != asked[name]:
                     what = f"began with {name} {began[name]}, this run has {asked[name]}"

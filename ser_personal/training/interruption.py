@@ -22,8 +22,6 @@ from ser_personal.errors import UserError
 from ser_personal.training.checkpoints import Interrupted, StageCheckpoint, resumable
 from ser_personal.types import SpeechBatch
 
-NOTICE = b"\nser: stopping after this step, or after the validation that runs; a second signal stops at once\n"
-
 
 class Interruption(Callback):
     """Stops training between two steps, the same two on every device, after a signal to any of its processes (ours).
@@ -33,13 +31,10 @@ class Interruption(Callback):
     checkpoint from inside a step can't be resumed exactly, so that its handler, too, is called between two steps.
     """
 
-    def __init__(self) -> None:
-        self._received = 0
-        self._requeue: Callable[[int, FrameType | None], Any] | None = None
-
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._received = 0
+        self._requeue: Callable[[int, FrameType | None], Any] | None = None
         # Python lets no other thread handle signals
         if threading.current_thread() is not threading.main_thread():
             return
@@ -57,7 +52,9 @@ class Interruption(Callback):
         if stopping:
             raise KeyboardInterrupt
         # Python's own files can't be written to from a handler that interrupts a write
-        os.write(2, NOTICE)
+        os.write(
+            2, b"\nser: stopping after this step, or after the validation that runs; a second signal stops at once\n"
+        )
 
     @override
     def on_train_batch_end(
@@ -143,7 +140,6 @@ def _one_letter_off(name: str, known: str) -> bool:
 def refuse_other_tasks(trainer: Trainer) -> None:
     """Under SLURM, refuse fewer tasks than devices, which would wait for others that never come, or more."""
     tasks, devices = os.environ.get("SLURM_NTASKS"), trainer.num_devices * trainer.num_nodes
-    is_interactive = SLURMEnvironment.job_name() in {"bash", "interactive"}
-    if tasks is not None and not is_interactive and int(tasks) != devices:
+    if tasks is not None and SLURMEnvironment.job_name() not in {"bash", "interactive"} and int(tasks) != devices:
         remedy = "Ask SLURM for --nodes and --ntasks-per-node, not --ntasks, and the command for as many"
         raise UserError(f"tasks: {tasks}, devices: {devices}", where="SLURM", remedy=remedy)
