@@ -123,11 +123,8 @@ def find_runs(folders: Sequence[str]) -> list[ComparedRun]:
         name, folder = named_folder(argument)
         found = _of_study(folder) or _tests_in(folder)
         if not found:
-            raise UserError(
-                f"holds no test run with {SPEAKER_MOMENTS}",
-                where=folder,
-                remedy="Give folders of `ser test`, or of a study whose runs have ended",
-            )
+            remedy = "Give folders of `ser test`, or of a study whose runs have ended"
+            raise UserError(f"holds no test run with {SPEAKER_MOMENTS}", where=folder, remedy=remedy)
         if name is not None:
             several = len({run.recipe for run in found}) > 1
             found = [replace(run, recipe=f"{name}/{run.recipe}" if several else name) for run in found]

@@ -10,13 +10,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from filelock import FileLock, Timeout
 
@@ -28,12 +28,13 @@ from ser_personal.comparison.runs import (
     RunRecord,
     StageCost,
     duration,
+    read_record,
     read_stage,
 )
 from ser_personal.corpus.csv_corpus import open_corpus
 from ser_personal.corpus.splits import first_few
 from ser_personal.errors import UserError, counted
-from ser_personal.evaluation.run_files import SPEAKER_MOMENTS
+from ser_personal.evaluation.run_files import SPEAKER_MOMENTS, read_json
 from ser_personal.files import content_hash, sampled_hash, write_json
 from ser_personal.study.grid import ROOT, GridRun, Stage, Study, expand
 
@@ -45,6 +46,7 @@ PRELOADED = ["ser_personal.stages.stage_cli"]
 RESUMABLE = {"kmeans", "cache"}
 # what makes a step's batch
 _BATCH = ("data.max_batch", "data.batch_seconds", "trainer.accumulate_grad_batches", "trainer.devices")
+Found = TypeVar("Found")
 
 
 def study(out: str, *, replace: bool = False, **settings: Any) -> int:
@@ -78,15 +80,18 @@ def study(out: str, *, replace: bool = False, **settings: Any) -> int:
             # without the baseline the others are still worth comparing
             has_baseline = str(grid.baseline).partition("/")[0] in {each.run.name for each in complete}
             baseline = grid.baseline if has_baseline else None
-            paths = [str(each.path) for each in complete]
-            compare(paths, baseline, str(root), NAME, grid.min_utterances)
+            compare([str(each.path) for each in complete], baseline, str(root), NAME, grid.min_utterances)
     return int(not all(outcome.is_complete for outcome in outcomes.values()))
 
 
 def refuse_to_replace(folders: Sequence[StudyRun], root: Path) -> None:
     """Refuse to delete trained models of other inputs: complete runs, and runs with a checkpoint."""
-    others = [each for each in folders if each.has_other_inputs]
-    trained = [each.run.title for each in others if (each.path / DONE).is_file() or any(each.path.rglob("*.ckpt"))]
+    trained = []
+    for each in folders:
+        # where inputs.json is damaged, that run alone fails
+        with suppress(UserError):
+            if each.has_other_inputs and ((each.path / DONE).is_file() or any(each.path.rglob("*.ckpt"))):
+                trained.append(each.run.title)
     if trained:
         what = f"would delete {counted(len(trained), 'run')} made with other settings or audio: {first_few(trained)}"
         remedy = "Repeat them by `--replace true`, or give another --out"
@@ -141,17 +146,17 @@ def _run(folder: StudyRun, needs: Mapping[str, Future[Outcome]], launcher: Launc
     failed = next((need for need, future in needs.items() if not future.result().is_complete), None)
     if failed is not None:
         return Outcome("blocked", f"it needs {failed}, which failed")
-    if folder.is_complete():
-        return Outcome("kept")
     started = time.perf_counter()
-    folder.prepare()
-    for stage in folder.run.stages:
-        if folder.stage_cost(stage) is None:
-            code, measured = launcher.run([*folder.argv(stage), *folder.resume(stage)], folder.path / LOG)
-            if code != 0:
-                return Outcome("failed", _last_line(folder.path / LOG))
-            folder.finish_stage(stage, measured)
     try:
+        if folder.is_complete():
+            return Outcome("kept")
+        folder.prepare()
+        for stage in folder.run.stages:
+            if folder.stage_cost(stage) is None:
+                code, measured = launcher.run([*folder.argv(stage), *folder.resume(stage)], folder.path / LOG)
+                if code != 0:
+                    return Outcome("failed", _last_line(folder.path / LOG))
+                folder.finish_stage(stage, measured)
         folder.finish()
     except UserError as error:
         return Outcome("failed", str(error))
@@ -160,8 +165,7 @@ def _run(folder: StudyRun, needs: Mapping[str, Future[Outcome]], launcher: Launc
 
 def _show(number: str, folder: StudyRun, outcome: Outcome) -> None:
     detail = f" ({outcome.detail})" if outcome.detail else ""
-    line = f"{number} {outcome.status:7} {folder.run.title}{detail}"
-    print(line, flush=True)
+    print(f"{number} {outcome.status:7} {folder.run.title}{detail}", flush=True)
     if outcome.status == "failed":
         print(f"        its log: {folder.path / LOG}", flush=True)
 
@@ -191,8 +195,7 @@ class Launcher:
         self._running.add(process)
         process.join()
         self._running.discard(process)
-        code = -1 if process.exitcode is None else process.exitcode
-        return code, json.loads(measured.read_text()) if measured.is_file() else {}
+        return process.exitcode, _found(read_json, measured) or {}
 
     def stop(self) -> None:
         """Kill the running commands."""
@@ -316,13 +319,16 @@ class StudyRun:
 
     def is_complete(self) -> bool:
         """Whether the run has ended, with these inputs."""
-        return (self.path / DONE).is_file() and not self.has_other_inputs
+        return not self.has_other_inputs and _found(read_record, self.path) is not None
 
     @property
     def has_other_inputs(self) -> bool:
-        """Whether its folder's content doesn't belong to these inputs."""
+        """Whether its folder's content doesn't belong to these inputs; where that can't be told, it isn't deleted."""
         path = self.path / INPUTS
-        return not path.is_file() or json.loads(path.read_text(encoding="utf-8"))["inputs"] != self.inputs
+        try:
+            return not path.is_file() or bool(read_json(path)["inputs"] != self.inputs)
+        except (KeyError, UserError) as error:
+            raise UserError("is damaged", where=path, remedy="Delete its folder to repeat the run") from error
 
     def prepare(self) -> None:
         """Keep results of the same inputs, delete any others, and write inputs.json."""
@@ -337,8 +343,7 @@ class StudyRun:
 
     def stage_cost(self, stage: Stage) -> StageCost | None:
         """Cost of a stage; None where it isn't complete."""
-        path = self.path / f"{stage.name}.json"
-        return read_stage(path) if path.is_file() else None
+        return _found(read_stage, self.path / f"{stage.name}.json")
 
     def resume(self, stage: Stage) -> list[str]:
         """Delete the output of an interrupted stage unless it can be resumed -> flags to resume with."""
@@ -346,7 +351,9 @@ class StudyRun:
         if stage.name == "fit":
             for last in out.glob("*-last.ckpt"):
                 return ["--ckpt_path", str(last)]
-        if stage.name not in RESUMABLE:
+        # a damaged record is of a stage that had ended
+        ended = (self.path / f"{stage.name}.json").exists()
+        if stage.name not in RESUMABLE and not (ended and any(out.rglob("*.ckpt"))):
             shutil.rmtree(out, ignore_errors=True)
         return []
 
@@ -355,7 +362,7 @@ class StudyRun:
         # resumed training has a folder of its own, and its record is of all of it
         found = (self.root / stage.out).rglob(f"{stage.name}_cost.json")
         recorded = max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
-        own = {} if recorded is None else json.loads(recorded.read_text(encoding="utf-8"))
+        own = {} if recorded is None else _found(read_json, recorded) or {}
         write_json(self.path / f"{stage.name}.json", {"command": stage.name, **measured, **own})
 
     def finish(self) -> None:
@@ -365,17 +372,23 @@ class StudyRun:
         if run.kind == "recipe" and not found:
             what = f"`ser {run.stages[-1].name}` wrote no {SPEAKER_MOMENTS}, by which recipes are compared"
             raise UserError(what, where=run.title, remedy="Add configs/pldc.yaml to the study's test_configs")
-        costs = [cost for stage in run.stages if (cost := self.stage_cost(stage)) is not None]
         record = RunRecord(
             name=run.name,
             kind=run.kind,
             results=str(found[-1].parent.relative_to(self.path)) if found else None,
             needs=run.needs,
-            stages=tuple(costs),
+            stages=tuple(filter(None, map(self.stage_cost, run.stages))),
             pretraining=_pretraining_scores(last),
             **run.point._asdict(),
         )
         write_json(self.path / DONE, asdict(record))
+
+
+def _found(read: Callable[[Path], Found], path: Path) -> Found | None:
+    """What a record says; None where there is none, or it is damaged."""
+    with suppress(UserError, FileNotFoundError):
+        return read(path)
+    return None
 
 
 def _last_line(log: Path) -> str:
@@ -388,7 +401,7 @@ def _pretraining_scores(folder: Path) -> dict[str, float | None] | None:
     from ser_personal.training.checkpoints import SCORES
 
     for path in sorted(folder.glob(f"*{SCORES}")):
-        scores = json.loads(path.read_text(encoding="utf-8"))
-        if scores.get("val_codebook_usage") is not None and scores["val_loss"] is not None:
+        scores = _found(read_json, path) or {}
+        if scores.get("val_codebook_usage") is not None and scores.get("val_loss") is not None:
             return {name: scores.get(name) for name in PRETRAINING_SCORES}
     return None

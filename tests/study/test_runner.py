@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
@@ -148,6 +149,27 @@ def test_a_fit_resumes_from_its_last_checkpoint(tmp_path, config):
     run_study(tmp_path, study, launcher)
     assert launcher.ran[0][-2:] == ["--ckpt_path", str(last)]
     assert (tmp_path / "runs/one/seed_0/fit/half").exists()
+
+
+@pytest.mark.parametrize("content", ["[]", '{"inp'])
+@pytest.mark.parametrize(("name", "end", "ran"), [("done", "done", 0), ("fit", "done", 1), ("inputs", "failed", 0)])
+def test_a_damaged_record_is_of_one_run_alone_whose_model_stays(tmp_path, config, name, end, ran, content):
+    run_study(tmp_path, study_of(config), FakeLauncher())
+    run, launcher = tmp_path / "runs/one/seed_1", FakeLauncher()
+    (run / "done.json").unlink()
+    (run / "fit/finetune.ckpt").touch()
+    (run / f"{name}.json").write_text(content)
+    refuse_to_replace(folders_of(tmp_path, study_of(config)), tmp_path)
+    ends = statuses(run_study(tmp_path, study_of(config), launcher))
+    assert (ends.pop("runs/one/seed_1"), len(launcher.ran), {*ends.values()}) == (end, ran, {"kept"})
+    assert (run / "fit/finetune.ckpt").exists()
+
+
+def test_a_damaged_measure_of_a_process_is_none(tmp_path):
+    launcher, process = Launcher(1, preloaded=()), Mock(exitcode=0)
+    process.start = lambda: (tmp_path / "process.json").write_text('{"seconds": 1')
+    launcher._context = Mock(Process=Mock(return_value=process))
+    assert launcher.run(["synth"], tmp_path / "log.txt") == (0, {})
 
 
 def test_two_studies_do_not_share_a_folder(tmp_path):
