@@ -26,10 +26,8 @@ COLUMNS = ["path", "speaker", "split", "arousal"]
 
 
 def version_rows(splits: list[str]) -> list[tuple[object, ...]]:
-    others = [
-        (f"MSP-PODCAST_1000_000{n}.wav", "X", *([""] * 3 if split == "Test3" else [7, 1, 4]), n, "Female", split)
-        for n, split in enumerate(splits)
-    ]
+    labels = [["", "", ""] if split == "Test3" else [7, 1, 4] for split in splits]
+    others = [(f"MSP-PODCAST_1000_000{n}.wav", "X", *labels[n], n, "Female", split) for n, split in enumerate(splits)]
     return [*ROWS, *others]
 
 

@@ -42,11 +42,8 @@ def module(corpus, augmentation, **options):
 
 def heard(batches):
     """Each utterance's samples, by its position."""
-    return {
-        index: batch["waveforms"][row, : batch["num_samples"][row]].numpy().copy()
-        for batch in batches
-        for row, index in enumerate(batch["indices"].tolist())
-    }
+    rows = ((batch, row, index) for batch in batches for row, index in enumerate(batch["indices"].tolist()))
+    return {index: batch["waveforms"][row, : batch["num_samples"][row]].numpy().copy() for batch, row, index in rows}
 
 
 def same(one, two):
