@@ -29,27 +29,15 @@ def without_valence(corpus: Path) -> None:
 
 
 changed = partial(copied, "corpus", "corpus")
-
-
 CLEAN = ".*`ser check CORPUS --write clean.csv`"
 OTHER_SOUND = [
-    (
-        "no sound to train on",
-        [*FIT, *HERE],
-        rf"Audios/\S+\.wav: .*missing or unreadable{CLEAN}",
-        changed(no_first),
-    ),
+    ("no sound to train on", [*FIT, *HERE], rf"Audios/\S+\.wav: .*missing or unreadable{CLEAN}", changed(no_first)),
     ("silence to train on", [*FIT, *HERE], rf"Audios/\S+\.wav: is silent{CLEAN}", changed(silent_first)),
 ]
 OTHER_CORPUS = [
     ("no corpus", [*WITHOUT_CORPUS, "{here}/nowhere"], "nowhere: no such corpus.*Give a folder with Labels and Audios"),
     ("no label file", [*WITHOUT_CORPUS, "{here}"], "/Labels: no label file.*Give the release", text("Labels/note", "")),
-    (
-        "an unlabelled attribute",
-        [*FIT, *HERE],
-        "attributes: .* label of valence.*arousal, dom",
-        changed(without_valence),
-    ),
+    ("no label of valence", [*FIT, *HERE], "attributes: .* label of valence.*arousal, dom", changed(without_valence)),
 ]
 OTHER_CHECKPOINT = [
     ("no checkpoint to resume", [*LABELLED, "--ckpt_path", "{here}/x.ckpt"], "x.ckpt: .*no such.*`ser fit`"),

@@ -10,7 +10,6 @@ import torch
 from garbage import refused
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, GradientAccumulationScheduler
-from torch.utils.data import DataLoader
 
 from ser_personal.data.resumable_loader import ExampleKey, GivenBatches, SpeechLoader
 from ser_personal.training.checkpoints import AtomicCheckpoints, ExactResumption, Interrupted, StageCheckpoint
@@ -24,100 +23,6 @@ SOME_BATCHES = (1, 2, 5, 6, 9)
 OFF = dict.fromkeys(("logger", "num_sanity_val_steps", "enable_progress_bar", "enable_model_summary"), False)
 QUIET = {**OFF, "accelerator": "cpu"}
 pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory", "ignore:.*could not find the monitored key")
-
-
-class Epochs(LightningModule):
-    """Counts its epochs in its one weight and scores each as `SCORES` says."""
-
-    def __init__(self):
-        super().__init__()
-        self.epochs = torch.nn.Parameter(torch.zeros(()))
-
-    def training_step(self, example, batch_idx):
-        return -self.epochs
-
-    def validation_step(self, example, batch_idx):
-        self.log("val_loss", SCORES[self.current_epoch])
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), 1.0)
-
-
-def run(folder, epochs=3, checkpoint=None, **options):
-    """Count epochs; -> the checkpoints that this leaves."""
-    examples, callback = DataLoader(torch.zeros(1)), StageCheckpoint("papt", "val_loss", "min")
-    trainer = Trainer(**QUIET, max_epochs=epochs, default_root_dir=folder, callbacks=callback, **options)
-    trainer.fit(Epochs(), examples, examples, ckpt_path=checkpoint)
-    return sorted(path.name for path in folder.glob("**/*.ckpt"))
-
-
-def epoch_of(path):
-    return torch.load(path, weights_only=True)["state_dict"]["epochs"].item()
-
-
-def test_best_and_newest_model_under_the_stage_s_name_in_the_trainers_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert run(Path("runs")) == ["papt-last.ckpt", "papt.ckpt"]
-    folder = tmp_path / "runs"
-    assert (epoch_of(folder / "papt.ckpt"), epoch_of(folder / "papt-last.ckpt")) == (2, 3)
-    # those of the best model, not of the newest
-    assert json.loads((folder / "papt.scores.json").read_text()) == {"val_loss": SCORES[1]}
-
-
-def test_an_earlier_fit_is_replaced_where_that_is_asked_for_alone(tmp_path, monkeypatch):
-    run(tmp_path)
-    (tmp_path / "papt-last.ckpt").rename(tmp_path / "elsewhere.ckpt")
-    run(tmp_path, epochs=1, fast_dev_run=True)
-    assert not (tmp_path / "papt-last.ckpt").exists()
-    refused(r"papt\.ckpt: is of an earlier training run\. Resume .* --replace, or", run, tmp_path, epochs=1)
-    assert epoch_of(tmp_path / "papt.ckpt") == 2
-    monkeypatch.setattr(StageCheckpoint, "replace", True)
-    assert run(tmp_path, epochs=1) == ["elsewhere.ckpt", "papt-last.ckpt", "papt.ckpt"]
-    assert epoch_of(tmp_path / "papt.ckpt") == epoch_of(tmp_path / "papt-last.ckpt") == 1
-
-
-def test_a_moved_folder_keeps_its_best_model(tmp_path, caplog, monkeypatch):
-    run(tmp_path / "before", epochs=2)
-    moved = (tmp_path / "before").rename(tmp_path / "after")
-    copied = shutil.copy(moved / "papt-last.ckpt", tmp_path)
-    run(moved, epochs=3, checkpoint=moved / "papt-last.ckpt")
-    assert (epoch_of(moved / "papt.ckpt"), epoch_of(moved / "papt-last.ckpt")) == (2, 3)
-    # in a folder that doesn't hold it, or another one
-    caplog.set_level("INFO")
-    monkeypatch.setattr(StageCheckpoint, "replace", True)
-    run(tmp_path / "another", epochs=1)
-    for name in ("new", "another"):
-        caplog.clear()
-        run(tmp_path / name, epochs=3, checkpoint=copied)
-        assert "chosen from here on" in caplog.text
-        assert epoch_of(tmp_path / name / "papt.ckpt") == 3
-
-
-def test_a_fit_resumed_from_an_older_checkpoint_keeps_a_better_model(tmp_path, caplog, monkeypatch):
-    run(tmp_path, epochs=1)
-    older = shutil.copy(tmp_path / "papt-last.ckpt", tmp_path / "older.ckpt")
-    run(tmp_path, epochs=2, checkpoint=tmp_path / "papt-last.ckpt")
-    monkeypatch.setattr("test_checkpoints.SCORES", [3.0, 2.0, 1.5, 0.5])
-    caplog.set_level("INFO")
-    run(tmp_path, epochs=3, checkpoint=older)
-    assert "papt.ckpt (val_loss 1.000) is better than the resumed checkpoint's best (3.000)" in caplog.text
-    assert (epoch_of(tmp_path / "papt.ckpt"), epoch_of(tmp_path / "papt-last.ckpt")) == (2, 3)
-    run(tmp_path, epochs=4, checkpoint=tmp_path / "papt-last.ckpt")
-    assert epoch_of(tmp_path / "papt.ckpt") == 4
-    monkeypatch.setattr(StageCheckpoint, "replace", True)
-    run(tmp_path, epochs=2, checkpoint=older)
-    assert json.loads((tmp_path / "papt.scores.json").read_text()) == {"val_loss": 2.0}
-
-
-def test_a_checkpoint_that_fails_midway_leaves_the_former(tmp_path):
-    path, checkpoints = tmp_path / "papt.ckpt", AtomicCheckpoints()
-    # of a fit that was killed
-    (tmp_path / ".papt.ckpt.123.tmp").write_bytes(b"half")
-    checkpoints.save_checkpoint({"step": 1}, path)
-    with pytest.raises(AttributeError, match=r"Can't (pickle|get local)"):
-        checkpoints.save_checkpoint({"step": 2, "weights": torch.zeros(1000), "rest": lambda: None}, path)
-    assert checkpoints.load_checkpoint(path, weights_only=True) == {"step": 1}
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def numbers():
@@ -170,10 +75,17 @@ class Validations(Callback):
         self.seen.append((trainer.global_step, float(trainer.callback_metrics["val_loss"])))
 
 
-def fit(folder, options, *callbacks, checkpoint=None):
+class Scored(Walk):
+    """Scores each epoch as `SCORES` says."""
+
+    def validation_step(self, number, batch_idx):
+        self.log("val_loss", SCORES[self.current_epoch], batch_size=1)
+
+
+def fit(folder, options, *callbacks, checkpoint=None, kind=Walk):
     """Fit, and give the weight that came out."""
     seed_everything(0, verbose=False)
-    module = Walk()
+    module = kind()
     ours = [ExactResumption(), Interruption(), StageCheckpoint("walk", "val_loss", "min"), *callbacks]
     trainer = Trainer(**QUIET, **{"max_epochs": EPOCHS} | options, default_root_dir=folder, callbacks=ours)
     handlers = [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)]
@@ -181,6 +93,81 @@ def fit(folder, options, *callbacks, checkpoint=None):
     # the former ones are put back
     assert [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)] == handlers
     return module.weight.item()
+
+
+def run(folder, epochs=3, checkpoint=None, **options):
+    """Fit for some epochs of a step each; -> the checkpoints that this leaves."""
+    fit(folder, {"max_epochs": epochs, "limit_train_batches": 1} | options, checkpoint=checkpoint, kind=Scored)
+    return sorted(path.name for path in folder.glob("**/*.ckpt"))
+
+
+def epoch_of(path):
+    return torch.load(path, weights_only=True)["global_step"]
+
+
+def test_best_and_newest_model_under_the_stage_s_name_in_the_trainers_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(Path("runs")) == ["walk-last.ckpt", "walk.ckpt"]
+    folder = tmp_path / "runs"
+    assert (epoch_of(folder / "walk.ckpt"), epoch_of(folder / "walk-last.ckpt")) == (2, 3)
+    # those of the best model, not of the newest
+    assert json.loads((folder / "walk.scores.json").read_text()) == {"val_loss": SCORES[1]}
+
+
+def test_an_earlier_fit_is_replaced_where_that_is_asked_for_alone(tmp_path, monkeypatch):
+    run(tmp_path)
+    (tmp_path / "walk-last.ckpt").rename(tmp_path / "elsewhere.ckpt")
+    run(tmp_path, epochs=1, fast_dev_run=True)
+    assert not (tmp_path / "walk-last.ckpt").exists()
+    refused(r"walk\.ckpt: is of an earlier training run\. Resume .* --replace, or", run, tmp_path, epochs=1)
+    assert epoch_of(tmp_path / "walk.ckpt") == 2
+    monkeypatch.setattr(StageCheckpoint, "replace", True)
+    assert run(tmp_path, epochs=1) == ["elsewhere.ckpt", "walk-last.ckpt", "walk.ckpt"]
+    assert epoch_of(tmp_path / "walk.ckpt") == epoch_of(tmp_path / "walk-last.ckpt") == 1
+
+
+def test_a_moved_folder_keeps_its_best_model(tmp_path, caplog, monkeypatch):
+    run(tmp_path / "before", epochs=2)
+    moved = (tmp_path / "before").rename(tmp_path / "after")
+    copied = shutil.copy(moved / "walk-last.ckpt", tmp_path)
+    run(moved, epochs=3, checkpoint=moved / "walk-last.ckpt")
+    assert (epoch_of(moved / "walk.ckpt"), epoch_of(moved / "walk-last.ckpt")) == (2, 3)
+    # in a folder that doesn't hold it, or another one
+    caplog.set_level("INFO")
+    monkeypatch.setattr(StageCheckpoint, "replace", True)
+    run(tmp_path / "another", epochs=1)
+    for name in ("new", "another"):
+        caplog.clear()
+        run(tmp_path / name, epochs=3, checkpoint=copied)
+        assert "chosen from here on" in caplog.text
+        assert epoch_of(tmp_path / name / "walk.ckpt") == 3
+
+
+def test_a_fit_resumed_from_an_older_checkpoint_keeps_a_better_model(tmp_path, caplog, monkeypatch):
+    run(tmp_path, epochs=1)
+    older = shutil.copy(tmp_path / "walk-last.ckpt", tmp_path / "older.ckpt")
+    run(tmp_path, epochs=2, checkpoint=tmp_path / "walk-last.ckpt")
+    monkeypatch.setattr("test_checkpoints.SCORES", [3.0, 2.0, 1.5, 0.5])
+    caplog.set_level("INFO")
+    run(tmp_path, epochs=3, checkpoint=older)
+    assert "walk.ckpt (val_loss 1.000) is better than the resumed checkpoint's best (3.000)" in caplog.text
+    assert (epoch_of(tmp_path / "walk.ckpt"), epoch_of(tmp_path / "walk-last.ckpt")) == (2, 3)
+    run(tmp_path, epochs=4, checkpoint=tmp_path / "walk-last.ckpt")
+    assert epoch_of(tmp_path / "walk.ckpt") == 4
+    monkeypatch.setattr(StageCheckpoint, "replace", True)
+    run(tmp_path, epochs=2, checkpoint=older)
+    assert json.loads((tmp_path / "walk.scores.json").read_text()) == {"val_loss": 2.0}
+
+
+def test_a_checkpoint_that_fails_midway_leaves_the_former(tmp_path):
+    path, checkpoints = tmp_path / "walk.ckpt", AtomicCheckpoints()
+    # of a fit that was killed
+    (tmp_path / ".walk.ckpt.123.tmp").write_bytes(b"half")
+    checkpoints.save_checkpoint({"step": 1}, path)
+    with pytest.raises(AttributeError, match=r"Can't (pickle|get local)"):
+        checkpoints.save_checkpoint({"step": 2, "weights": torch.zeros(1000), "rest": lambda: None}, path)
+    assert checkpoints.load_checkpoint(path, weights_only=True) == {"step": 1}
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(
