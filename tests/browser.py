@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from subprocess import DEVNULL
 from typing import Any
 
 import pytest
@@ -18,8 +19,6 @@ FLAGS += ["--no-first-run", "--mute-audio", "--autoplay-policy=no-user-gesture-r
 
 
 class Page:
-    """One tab."""
-
     def __init__(self, to_browser: int, from_browser: int) -> None:
         self._write, self._read = to_browser, from_browser
         self._number, self._session, self._pieces = 0, None, [b""]
@@ -31,7 +30,6 @@ class Page:
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **arguments: Any) -> dict[str, Any]:
-        """Send a command and wait for its answer."""
         self._number += 1
         message = {"id": self._number, "method": method, "params": arguments}
         session = {"sessionId": self._session} if self._session else {}
@@ -93,7 +91,6 @@ class Page:
         return self.js(f"document.querySelector({json.dumps(selector)}).getBoundingClientRect().toJSON()")
 
     def press(self, key: str) -> None:
-        """Press a key where the focus is."""
         text = {"text": "\r"} if key == "Enter" else {}
         self.call("Input.dispatchKeyEvent", type="keyDown", key=key, code=key, **text)
         self.call("Input.dispatchKeyEvent", type="keyUp", key=key, code=key)
@@ -111,13 +108,9 @@ def chromium(profile: Path, *flags: str) -> Iterator[Page]:
         os.dup2(os.dup(their_output), 4)
 
     assert CHROMIUM is not None
-    process = subprocess.Popen(
-        [CHROMIUM, *FLAGS, *flags, f"--user-data-dir={profile}"],
-        preexec_fn=pipes,  # noqa: PLW1509  the browser has no other way to get its pipes
-        close_fds=False,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    command, quiet = [CHROMIUM, *FLAGS, *flags, f"--user-data-dir={profile}"], {"stdout": DEVNULL, "stderr": DEVNULL}
+    # the browser has no other way to get its pipes
+    process = subprocess.Popen(command, preexec_fn=pipes, close_fds=False, **quiet)  # noqa: PLW1509
     os.close(their_input)
     os.close(their_output)
     try:

@@ -24,10 +24,8 @@ from ser_personal.sharing.export import export
 settings.register_profile("steady", deadline=None)
 settings.register_profile("fuzz", deadline=None, max_examples=20_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
-
 # No file of a test has to outlive a crash of the machine.
 os.fsync = lambda _: None
-
 # Models this small spend several threads' time on waiting for each other.
 torch.set_num_threads(1)
 

@@ -28,14 +28,14 @@ def channels(*of: np.ndarray, **options: object) -> bytes:
 
 
 ONE, OTHER = speech(1), speech(2)
-LOUDER = np.concatenate([0.01 * ONE, speech(5), 0 * ONE, OTHER])
 LONG = channels(np.concatenate([speech(4), OTHER]))
 WAV = channels(ONE)
 
 
 def headless(mode: str) -> bytes:
     """Cut an MP3 from its second frame on; the first one says how long it is."""
-    content = channels(LOUDER, format="MP3", bitrate_mode=mode, compression_level=0.5)
+    louder = np.concatenate([0.01 * ONE, speech(5), 0 * ONE, OTHER])
+    content = channels(louder, format="MP3", bitrate_mode=mode, compression_level=0.5)
     return content[content.index(content[:2], 4) :]
 
 
@@ -79,8 +79,6 @@ HOSTILE = {
     "a note of Git LFS": (b"version https://git-lfs.github.com/spec/v1\n", "a pointer, whose content `git lfs pull`"),
     "NaN": (channels(np.where(np.arange(len(ONE)) == 1500, np.nan, ONE), subtype="FLOAT"), BEYOND),
 }
-
-
 FINE = {
     "a tag behind the samples": WAV + b"LIST\x04\x00\x00\x00INFO",
     "a tag before and after an MP3": TAG + MP3 + b"TAG" + bytes(125),

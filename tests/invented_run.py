@@ -51,11 +51,8 @@ def invent(folder: Path, *, speakers=24, utterances=12, attributes=("arousal",),
         for number, (id_, gender) in enumerate(zip(ids, genders, strict=True))
     }
     training = {f"t{n}": {"gender": "Female", "utterances": 5, "seconds": 9.0} for n in range(1, 5)}
-    vectors = {
-        "test1": SpeakerVectors(tuple(ids), rng.normal(size=(len(ids), 8))),
-        "training": SpeakerVectors(tuple(training), rng.normal(size=(4, 8))),
-        "embeddings": SpeakerVectors(tuple(training), rng.normal(size=(4, 8))),
-    }
+    people_of = {"test1": ids, "training": training, "embeddings": training}
+    vectors = {name: SpeakerVectors(tuple(of), rng.normal(size=(len(of), 8))) for name, of in people_of.items()}
     write_speakers(folder, {"fusion": "last", "splits": {"test1": of_speaker}, "training": training}, vectors)
     return folder
 

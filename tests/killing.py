@@ -29,15 +29,11 @@ LONGEST = 600.0
 
 
 class Stage(NamedTuple):
-    """A stage that may be killed."""
-
     arguments: Callable[[Path], list[str]]  # folder to write in -> `ser`'s, the same however often it is broken off
     result: Callable[[Path], dict[str, Kept]]  # folder -> what has to be the same as that of an unbroken run
 
 
 class Unbroken(NamedTuple):
-    """A run that nobody killed."""
-
     result: dict[str, Kept]
     seconds: float
     changes: int  # that it made to files

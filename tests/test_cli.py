@@ -1,7 +1,6 @@
 import errno
 import inspect
 import os
-import re
 import sqlite3
 import subprocess
 import sys
@@ -12,7 +11,6 @@ from typing import get_type_hints
 import pytest
 import yaml
 from command_line import ser, stage
-from garbage import refused
 from safetensors import SafetensorError
 
 from ser_personal.arguments import SHIPPED, parse, shipped_names, with_found_configs
@@ -122,16 +120,6 @@ def test_a_config_gives_values_that_flags_override(tmp_path: Path):
         for words in (["c", *config, "--out", "flag"], ["c", "--out", "flag", *config]):
             values = parsed(*words)
             assert (values["num_clusters"], values["out"]) == (7, "flag")
-
-
-def test_mistakes_on_a_command_line_are_one_line():
-    for arguments, message in (
-        (["c", "d", "--out", "o"], "unrecognized arguments: d"),
-        (["c", "--corpus", "d", "--out", "o"], "unrecognized arguments: c"),
-        (["c", "--out", "o", "--keep-all", "perhaps"], "--keep_all: perhaps is no bool"),
-    ):
-        line = f"^{re.escape(message)}. `ser COMMAND --help` lists the arguments.$"
-        refused(line, parsed, *arguments)
 
 
 def test_positionals_are_classes_names_or_several_words():

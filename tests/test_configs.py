@@ -24,6 +24,13 @@ from ser_personal.speakers.embedding import SpeakerEmbedding
 from ser_personal.speakers.features import SpeakerEmbedder
 
 CONFIGS = sorted(path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY / "configs").rglob("*.yaml"))
+CONFIG = b"trainer:\n  max_epochs: 3\nmodel:\n  class_path: PAPT\n  init_args: {fusion: last}\nckpt_path: null\n"
+# where things are and how they are run, not what is computed
+NO_SETTINGS = {"self", "args", "kwargs", "settings", "personalized", "encoder", "corpus", "data", "out"}
+NO_SETTINGS |= {"pseudo_labels", "speaker_selection", "num_workers", "accelerator", "devices", "num_nodes", "precision"}
+OWNERS = [kmeans, EncoderTeacher, HubertEncoder, MLPInterpreter, TransformerInterpreter, SpeakerEmbedding]
+OWNERS += [SpeakerEmbedder, PLDCSettings, SimilarSpeakers, Augmentation, ser_personal.PAPT]
+OWNERS += [ser_personal.EmotionFineTuning, ser_personal.PLDCCallback, ser_personal.PretrainDataModule]
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -81,14 +88,6 @@ def test_pldc_and_batches_are_the_defaults():
     assert values("tiny/kmeans.yaml")["num_clusters"] == defaults_of(kmeans)["num_clusters"]
 
 
-# where things are and how they are run, not what is computed
-NO_SETTINGS = {"self", "args", "kwargs", "settings", "personalized", "encoder", "corpus", "data", "out"}
-NO_SETTINGS |= {"pseudo_labels", "speaker_selection", "num_workers", "accelerator", "devices", "num_nodes", "precision"}
-OWNERS = [kmeans, EncoderTeacher, HubertEncoder, MLPInterpreter, TransformerInterpreter, SpeakerEmbedding]
-OWNERS += [SpeakerEmbedder, PLDCSettings, SimilarSpeakers, Augmentation, ser_personal.PAPT]
-OWNERS += [ser_personal.EmotionFineTuning, ser_personal.PLDCCallback, ser_personal.PretrainDataModule]
-
-
 @pytest.mark.parametrize("owner", [*OWNERS, ser_personal.EmotionDataModule])
 def test_the_ledger_says_of_every_setting_whose_it_is(owner):
     ledger = (REPOSITORY / "docs" / "ledger.md").read_text()
@@ -115,18 +114,13 @@ def test_yaml_itself_is_a_config_of_any_length(tmp_path):
     refused(r"^--config, line 1: isn't YAML", read_configs, ["--config", "{a: ["])
 
 
-CONFIG = b"trainer:\n  max_epochs: 3\nmodel:\n  class_path: PAPT\n  init_args: {fusion: last}\nckpt_path: null\n"
+def test_garbage_as_a_config(tmp_path):
+    # YAML is the slowest to read of all that is spoilt
+    @settings(max_examples=INPUTS // 5)
+    @given(content=files(CONFIG))
+    @example(content=CONFIG)
+    def check(content):
+        (tmp_path / "config.yaml").write_bytes(content)
+        is_read_or_refused(lambda: check_before_imports("test", ["--config", str(tmp_path / "config.yaml")]))
 
-
-@pytest.fixture(scope="module")
-def spoilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("garbage") / "config.yaml"
-
-
-# YAML is the slowest to read of all that is spoilt
-@settings(max_examples=INPUTS // 5)
-@given(content=files(CONFIG))
-@example(content=CONFIG)
-def test_garbage_as_a_config(spoilt, content):
-    spoilt.write_bytes(content)
-    is_read_or_refused(lambda: check_before_imports("test", ["--config", str(spoilt)]))
+    check()

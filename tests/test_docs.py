@@ -10,7 +10,7 @@ import sys
 import tomllib
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from types import SimpleNamespace
 
 import pytest
 from command_line import REPOSITORY, stage
@@ -38,18 +38,12 @@ source() { :; }
 """
 # what three dots among the arguments stand for
 USUAL_TEST = "--config configs/finetune.yaml --config configs/pldc.yaml --data.corpus CORPUS --ckpt_path finetune.ckpt"
+NOTEBOOKS = sorted((REPOSITORY / "docs" / "notebooks").glob("*.ipynb"))
+REQUESTED = re.compile(r"<(?:link|script|img|iframe)\b[^>]*\b(?:href|src)=\"?(https?:[^\s\">]+)|url\(\W?(https?:[^)]+)")
 
 
-class Block(NamedTuple):
-    """One fenced block."""
-
-    where: str  # page and line
-    language: str  # "" where the fence names none
-    title: str | None  # of the file that it shows
-    code: str
-
-
-def blocks(page: str) -> list[Block]:
+def blocks(page: str) -> list[SimpleNamespace]:
+    """Fenced blocks: page and line, language, "" where the fence names none, title of the file shown, if any, code."""
     text = (REPOSITORY / page).read_text(encoding="utf-8")
     found = []
     for fence in FENCE.finditer(text):
@@ -57,7 +51,7 @@ def blocks(page: str) -> list[Block]:
         title = TITLE.search(rest)
         code = re.sub(rf"^{fence['indent']}", "", fence["code"], flags=re.MULTILINE)
         line = text[: fence.start()].count("\n") + 2
-        found.append(Block(f"{page}:{line}", language, title and title[1], code))
+        found.append(SimpleNamespace(where=f"{page}:{line}", language=language, title=title and title[1], code=code))
     return found
 
 
@@ -171,9 +165,6 @@ def understand(*words: str) -> None:
             parse(COMMANDS[name].load(), f"ser {name}", COMMANDS[name].positional, arguments)
 
 
-NOTEBOOKS = sorted((REPOSITORY / "docs" / "notebooks").glob("*.ipynb"))
-
-
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebooks_cells_run_in_their_order(notebook, tmp_path, monkeypatch):
     """By a loop and not by a Jupyter kernel, which the package doesn't need."""
@@ -187,27 +178,19 @@ def test_a_notebooks_cells_run_in_their_order(notebook, tmp_path, monkeypatch):
     assert {"Anna", "Bert"} == set(names["predicted"]["speaker"])
 
 
-REQUESTED = re.compile(r"<(?:link|script|img|iframe)\b[^>]*\b(?:href|src)=\"?(https?:[^\s\">]+)|url\(\W?(https?:[^)]+)")
-
-
 @pytest.fixture(scope="module")
-def site(tmp_path_factory) -> Path:
-    """The whole site, by `make docs`' own command: a broken link or reference fails."""
+def site(tmp_path_factory) -> list[str]:
+    """Pages and styles of the whole site, by `make docs`' own command: a broken link or reference fails."""
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     ran = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
-    return folder
+    return [path.read_text(encoding="utf-8") for path in folder.rglob("*") if path.suffix in {".html", ".css"}]
 
 
-@pytest.fixture(scope="module")
-def pages(site: Path) -> dict[str, str]:
-    return {path.relative_to(site).as_posix(): path.read_text(encoding="utf-8") for path in site.rglob("*.html")}
-
-
-def test_every_public_name_and_command_is_in_the_reference(pages):
-    anchors = {anchor for page in pages.values() for anchor in re.findall(r'id="(ser_personal\.[\w.]+)"', page)}
+def test_every_public_name_and_command_is_in_the_reference(site):
+    anchors = {anchor for page in site for anchor in re.findall(r'id="(ser_personal\.[\w.]+)"', page)}
     assert {f"ser_personal.{name}" for name in ser_personal.__all__} <= anchors
     source = (REPOSITORY / "docs" / "reference" / "commands.md").read_text(encoding="utf-8")
     functions = re.findall(r"^## ser (\w+)\n\n::: (\S+)", source, flags=re.MULTILINE)
@@ -215,6 +198,5 @@ def test_every_public_name_and_command_is_in_the_reference(pages):
     assert dict(functions) == homes
 
 
-def test_no_page_or_style_asks_the_network_for_anything(site, pages):
-    styles = [path.read_text(encoding="utf-8") for path in site.rglob("*.css")]
-    assert [found for text in [*pages.values(), *styles] for found in REQUESTED.findall(text)] == []
+def test_no_page_or_style_asks_the_network_for_anything(site):
+    assert [found for text in site for found in REQUESTED.findall(text)] == []

@@ -43,22 +43,23 @@ def test_what_lightning_found_is_said_with_verbose_alone(verbose, said, caplog, 
     assert not caught
 
 
-@pytest.mark.parametrize(
-    ("options", "inside", "allowed"),
-    [
-        ({"low": 0}, (0, 0.5, 1, 2), "of at least 0"),
-        ({"low": 0, "above": True}, (0.5, 1, 2), "above 0"),
-        ({"low": 0, "high": 1}, (0, 0.5, 1), "of at least 0 and at most 1"),
-        ({"low": 0, "high": 1, "above": True}, (0.5, 1), "above 0 and at most 1"),
-    ],
-)
-def test_what_a_range_holds(options, inside, allowed):
+RANGES = {
+    "of at least 0": ((0, 0.5, 1, 2), {}),
+    "above 0": ((0.5, 1, 2), {"above": True}),
+    "of at least 0 and at most 1": ((0, 0.5, 1), {"high": 1}),
+    "above 0 and at most 1": ((0.5, 1), {"high": 1, "above": True}),
+}
+
+
+@pytest.mark.parametrize("allowed", RANGES)
+def test_what_a_range_holds(allowed):
+    inside, options = RANGES[allowed]
     for number in (-inf, -1, 0, 0.5, 1, 2, inf, nan):
         if number in inside:
-            require_range("share", number, **options)
+            require_range("share", number, low=0, **options)
         else:
             line = f"^share: {number} is out of range. Give a number {allowed}.$"
-            refused(line, require_range, "share", number, **options)
+            refused(line, require_range, "share", number, low=0, **options)
 
 
 @pytest.mark.parametrize(

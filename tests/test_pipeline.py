@@ -23,12 +23,10 @@ def test_the_whole_method_reaches_its_number(synthetic_corpus, tmp_path):
     labels, pretrained, finetuned = tmp_path / "pseudo_labels", tmp_path / "papt.ckpt", tmp_path / "finetune.ckpt"
     kmeans(PseudoLabelData(str(synthetic_corpus)), out=str(labels), num_clusters=12, iterations=10)
     fit(papt(), pretrain_data(synthetic_corpus, labels), tmp_path, max_epochs=1).save_checkpoint(pretrained)
-
     # Few steps, a low rate and no dropout: what processors round differently stays in the third digit.
     model = {"learning_rate": 2e-3, "interpreter": MLPInterpreter(dropout=0.0)}
     data = emotion_data(synthetic_corpus)
     fit(finetuning(papt_checkpoint=str(pretrained), **model), data, tmp_path, max_epochs=2).save_checkpoint(finetuned)
-
     testing = trainer(tmp_path, callbacks=[PLDCCallback(k=3)])
     testing.test(finetuning(**model), datamodule=data, ckpt_path=finetuned, verbose=False)
     rows = json.loads(next(tmp_path.rglob("metrics.json")).read_text())["splits"]["test1"]["rows"]

@@ -13,6 +13,7 @@ from ser_personal.demo import Stages, demo
 from ser_personal.errors import UserError
 
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
+READERS = {"torch.load": "weights_only=True", "np.load": "allow_pickle=False", "pd.read_csv": "keep_default_na=False"}
 watching: list[str] = []
 
 
@@ -21,12 +22,8 @@ class Forbidden(BaseException):
 
 
 def _watch(event: str, arguments: tuple[object, ...]) -> None:
-    if not watching or not event.startswith("socket."):
-        return
-    to_network = event in {"socket.getaddrinfo", "socket.gethostbyname"} or (
-        event in {"socket.connect", "socket.sendto", "socket.bind"} and arguments[0].family in FAMILIES
-    )
-    if to_network:
+    sends = event in {"socket.connect", "socket.sendto", "socket.bind"} and arguments[0].family in FAMILIES
+    if watching and (sends or event in {"socket.getaddrinfo", "socket.gethostbyname"}):
         watching.append(f"{event} {arguments[1:]}")
         raise Forbidden(watching[-1])
 
@@ -70,9 +67,6 @@ def test_the_whole_demo_asks_for_no_network_and_is_a_line_a_stage(no_network, tm
     commands = (out / "commands.sh").read_text().splitlines()
     assert all(line.startswith("ser ") for line in commands)
     assert {"report.html", "timeline.html", "conversation.wav"} <= {path.name for path in out.iterdir()}
-
-
-READERS = {"torch.load": "weights_only=True", "np.load": "allow_pickle=False", "pd.read_csv": "keep_default_na=False"}
 
 
 def test_readers_of_files_run_nothing_that_came_with_one_and_take_no_name_for_a_missing_value():

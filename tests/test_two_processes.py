@@ -67,20 +67,16 @@ def arguments_of_test(corpus: Path, folder: Path) -> list[object]:
     return ["test", *finetune_arguments(corpus), *pldc, *changes, "--ckpt_path", folder / "finetune.ckpt"]
 
 
-def only(folder: Path, name: str) -> Path:
-    (path,) = folder.rglob(name)
-    return path
-
-
 def test_two_processes_score_a_checkpoint_as_one_does(run, tmp_path, synthetic_corpus):
     (run / "finetune.speaker_bank.safetensors").unlink()
     assert ser(*arguments_of_test(synthetic_corpus, run), *trainer_flags(tmp_path / "one")) == 0
     folders = (tmp_path / "one", run / "tested")
-    one, two = (pd.json_normalize(json.loads(only(folder, "metrics.json").read_text())) for folder in folders)
+    one, two = (json.loads(path.read_text()) for folder in folders for path in folder.rglob("metrics.json"))
+    one, two = pd.json_normalize(one), pd.json_normalize(two)
     assert one.pop("checkpoint")[0] == str(run / "finetune.ckpt")
     assert one["splits.test1.rows.raw.attributes.arousal.speakers"][0] == 3
     pd.testing.assert_frame_equal(one, two.drop(columns="checkpoint"), rtol=0, atol=1e-5)
-    one, two = (pd.read_csv(only(folder, "predictions.csv")) for folder in folders)
+    one, two = (pd.read_csv(path) for folder in folders for path in folder.rglob("predictions.csv"))
     assert len(one) == one["utterance"].nunique() == 18
     pd.testing.assert_frame_equal(one, two, rtol=0, atol=1e-4)
 

@@ -98,13 +98,9 @@ def threaded_trainers(world_size: int, folder: Path | None = None) -> list[Simpl
             barrier.wait()
             return first
 
-        return SimpleNamespace(
-            world_size=world_size,
-            global_rank=rank,
-            is_global_zero=rank == 0,
-            strategy=SimpleNamespace(broadcast=broadcast, barrier=lambda _name: barrier.wait()),
-            default_root_dir=str(folder),
-        )
+        strategy = SimpleNamespace(broadcast=broadcast, barrier=lambda _name: barrier.wait())
+        place = {"world_size": world_size, "global_rank": rank, "is_global_zero": rank == 0}
+        return SimpleNamespace(**place, strategy=strategy, default_root_dir=str(folder))
 
     return [of_rank(rank) for rank in range(world_size)]
 

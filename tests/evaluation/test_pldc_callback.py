@@ -111,18 +111,15 @@ def test_bank_is_built_once_for_a_model_and_a_training_set(tested, own, tmp_path
     assert built == []
     assert again.metrics["splits"] == tested.metrics["splits"]
     pd.testing.assert_frame_equal(again.frame, tested.frame)
-
     replace(SpeakerBank.load(bank), attributes=("valence", "arousal")).save(bank)
     run_test(tmp_path / "turned", tested.corpus, own)
     assert len(built) == 1
     assert SpeakerBank.load(bank).attributes == ATTRIBUTES
-
     with monkeypatch.context() as patch:
         # this process finds a bank, the first one doesn't
         patch.setattr(SingleDeviceStrategy, "broadcast", lambda _self, value, *_: True if value is False else value)
         run_test(tmp_path / "first", tested.corpus, own)
     assert len(built) == 2
-
     weights = torch.load(own, weights_only=True)
     weights["state_dict"]["personalized.encoder.network.masked_spec_embed"] += 1
     torch.save(weights, own)

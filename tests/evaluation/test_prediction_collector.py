@@ -17,6 +17,7 @@ from ser_personal.evaluation.prediction_collector import PredictionWriter, run_f
 from ser_personal.types import Utterance
 
 UTTERANCES = [Utterance(f"u{i}", Path(), "test1", speaker_id=None if i % 4 == 3 else f"s{i % 4}") for i in range(40)]
+ALONE = SimpleNamespace(world_size=1, is_global_zero=True)
 
 
 def batch(indices):
@@ -47,9 +48,6 @@ def check(collected, indices):
         array = getattr(collected.predicted, name)
         assert array.dtype == np.float64
         np.testing.assert_array_equal(array, expected[name].double().numpy())
-
-
-ALONE = SimpleNamespace(world_size=1, is_global_zero=True)
 
 
 @given(order=st.permutations(range(10)), cut=st.integers(1, 9), repeated=st.lists(st.integers(0, 9), min_size=1))

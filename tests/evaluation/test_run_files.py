@@ -19,6 +19,7 @@ from ser_personal.types import Utterance, utterance_hashes
 
 NAN = float("nan")
 SPEAKERS = ["a", "a", "b", None, "b", "a", "c"]
+NAMES = {"s00": "00", "s01": "NA", "s02": "None", "s03": "null", "s04": "nan", "s05": "N/A"}
 
 
 def test_predictions_csv_has_a_row_an_utterance(tmp_path):
@@ -132,9 +133,6 @@ def test_what_a_run_holds(folder):
     assert test.utterances["emotion"].tolist()[:2] == [None, "anger"]
     assert run.training.speaker_ids == ("t1", "t2", "t3", "t4")
     assert test.speaker_ids[:2] == [None, "s00"]
-
-
-NAMES = {"s00": "00", "s01": "NA", "s02": "None", "s03": "null", "s04": "nan", "s05": "N/A"}
 
 
 def test_names_stay_the_text_that_they_are(tmp_path):

@@ -12,6 +12,15 @@ import soundfile
 import torch
 from command_line import configs, trainer_flags
 
+FLAGS = trainer_flags("{here}/run")
+FINETUNE = [*configs("finetune.yaml", "tiny/finetune.yaml"), *FLAGS]
+FIT = ["fit", *FINETUNE, "--data.corpus", "{corpus}"]
+TEST = ["test", *FINETUNE, "--data.corpus", "{corpus}"]
+PAPT = ["fit", *configs("papt.yaml", "tiny/papt.yaml"), *FLAGS, "--data.corpus", "{corpus}"]
+PAPT = [*PAPT, "--data.min_samples", "8000", "--data.pseudo_labels"]
+KMEANS = ["kmeans", *configs("kmeans.yaml", "tiny/kmeans.yaml"), "--data.corpus", "{corpus}", "--out", "{here}/out"]
+CHECK = ["check", "{here}/corpus.csv"]
+
 
 @dataclass(frozen=True)
 class Good:
@@ -33,8 +42,6 @@ Make = Callable[[Good, Path], object]
 
 @dataclass(frozen=True)
 class Fault:
-    """A hostile input."""
-
     name: str
     command: list[str]  # words after `ser`; {corpus} and so on stand for what `Good` holds, {here} for the folder
     says: str  # what the one line on it must match, with {here} as well
@@ -46,18 +53,7 @@ def faults(command: list[str], rows: list[tuple]) -> list[Fault]:
     return [Fault(name, command, *rest) for name, *rest in rows]
 
 
-FLAGS = trainer_flags("{here}/run")
-FINETUNE = [*configs("finetune.yaml", "tiny/finetune.yaml"), *FLAGS]
-FIT = ["fit", *FINETUNE, "--data.corpus", "{corpus}"]
-TEST = ["test", *FINETUNE, "--data.corpus", "{corpus}"]
-PAPT = ["fit", *configs("papt.yaml", "tiny/papt.yaml"), *FLAGS, "--data.corpus", "{corpus}"]
-PAPT = [*PAPT, "--data.min_samples", "8000", "--data.pseudo_labels"]
-KMEANS = ["kmeans", *configs("kmeans.yaml", "tiny/kmeans.yaml"), "--data.corpus", "{corpus}", "--out", "{here}/out"]
-CHECK = ["check", "{here}/corpus.csv"]
-
-
 def text(name: str, content: str | bytes) -> Make:
-    """Make a file of this content."""
     raw = content if isinstance(content, bytes) else content.encode()
 
     def make(_good: Good, here: Path) -> None:
@@ -83,23 +79,19 @@ def copied(what: str, name: str, change: Callable[[Path], object]) -> Make:
 
 
 def cut(path: Path) -> None:
-    """Keep the first half of a file."""
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
 
 
 def put(content: str) -> Callable[[Path], object]:
-    """Replace a file's content."""
     return lambda path: path.write_text(content)
 
 
 def edited(**changes: object) -> Callable[[Path], object]:
-    """Change members of a JSON object."""
     return lambda path: path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def sound(path: Path) -> None:
-    """Write a second of noise."""
     noise = np.random.default_rng(crc32(path.name.encode())).uniform(-0.5, 0.5, 16_000)
     soundfile.write(path, noise, 16_000)
 

@@ -18,7 +18,6 @@ OF_FIT = [
     ("other batches to resume", "--ckpt_path {finetune} --data.max_batch 5", r"with data\.max_batch 16, not 5\."),
     ("a device without its package", "--trainer.accelerator tpu", "ser fit: .*torch_xla"),
     ("adapters of no Transformer", "--model.encoder LogMelEncoder --model.lora.rank 2", "--model.lora: LogMelEncoder"),
-    ("weights in half precision", "--trainer.precision bf16-true", "Give --trainer.precision bf16-mixed"),
     ("a callback of other weights", AVERAGING, "changes weights, rates or batches in a way that"),
     ("a stop by a score that isn't", STOPPING, NO_SCORE),
     ("a callback for other models", BACKBONE, "callbacks BackboneFinetuning: .*backbone"),
@@ -53,11 +52,9 @@ OF_CONFIG = [
     ("a flag misspelt in YAML", r"'trainer\.max_epoch'\. Did you mean --trainer", yaml("trainer: {max_epoch: 1}\n")),
     ("null for a number", "learning_rate: float.* not 'NoneType'", yaml("model: {init_args: {learning_rate: null}}\n")),
 ]
-OF_KMEANS = [
-    ("a config of another command", "Option 'trainer.max_epochs' is not accepted", yaml("trainer: {max_epochs: 1}\n")),
-]
+OF_ANOTHER = [*KMEANS, "--config", "{here}/c.yaml"], "Option 'trainer.max_epochs' is not accepted"
 CONFIGS = [
     *faults(CONFIG, OF_CONFIG),
     Fault("NaN for a number", [*FIT, "--model.learning_rate", "nan"], "--model.learning_rate: nan is out of range"),
-    *faults([*KMEANS, "--config", "{here}/c.yaml"], OF_KMEANS),
+    Fault("a config of another command", *OF_ANOTHER, yaml("trainer: {max_epochs: 1}\n")),
 ]

@@ -71,7 +71,6 @@ OF_BANK = [
     ("a bank of NaN", "arrays that don't fit", bank(lambda arrays, _: arrays["vectors"].fill(np.nan))),
 ]
 OF_CODEBOOK = [
-    ("no codebook", "codebook.safetensors: not a codebook"),
     ("a codebook of NaN", "not a codebook .damaged", codebook(ONES * np.nan)),
     ("a codebook of another hash", "not a codebook .damaged", codebook(ONES, hash="0")),
     ("a codebook of the future", "not a codebook .of format 9, this version reads 2", codebook(ONES, format_version=9)),
@@ -118,11 +117,7 @@ NOT_PULLED = [
     ("a codebook to import", IMPORT, text("x.bin", POINTER)),
     ("an encoder", [*FIT, *HUBERT], text("hubert/model.safetensors", POINTER)),
 ]
-ARTEFACTS = [
-    *(Fault(f"{name} that Git LFS left", command, "`git lfs pull` brings", make) for name, command, make in NOT_PULLED),
-    *faults(BANK, OF_BANK),
-    *faults(CODEBOOK, OF_CODEBOOK),
-    *faults(LABELS, OF_LABELS),
-    *faults(BUNDLE, OF_BUNDLE),
-    *faults(PROFILES, OF_PROFILES),
-]
+PULL = "`git lfs pull` brings"
+ARTEFACTS = [Fault(f"{name} that Git LFS left", command, PULL, make) for name, command, make in NOT_PULLED]
+ARTEFACTS += faults(BANK, OF_BANK) + faults(CODEBOOK, OF_CODEBOOK) + faults(LABELS, OF_LABELS)
+ARTEFACTS += faults(BUNDLE, OF_BUNDLE) + faults(PROFILES, OF_PROFILES)

@@ -12,8 +12,6 @@ EXPORTED = ["export", "{here}/bad.ckpt", "--out", "{here}/bundle"]
 NAME, SETTINGS = "personalized_encoder", "hyper_parameters"
 MASK = "personalized.encoder.network.masked_spec_embed"
 DAMAGED = "bad.ckpt: is damaged, or was written by another version"
-
-
 tuned, papt = partial(checkpoint, "finetune"), partial(checkpoint, "papt")
 
 

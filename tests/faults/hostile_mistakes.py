@@ -12,7 +12,7 @@ from fault import FINETUNE, FIT, FLAGS, PAPT, TEST, Fault, copied, text
 HERE = ["--data.corpus", "{here}/corpus"]
 LABELLED = [*PAPT, "{pseudo_labels}"]
 WITHOUT_CORPUS = ["fit", *FINETUNE, "--data.corpus"]
-LISTED = r"\. `ser fit --help` lists the arguments\.$"
+LISTED = r"\. `ser (fit|COMMAND) --help` lists the arguments\.$"
 
 
 def no_first(corpus: Path) -> None:
@@ -30,19 +30,14 @@ def without_valence(corpus: Path) -> None:
 
 changed = partial(copied, "corpus", "corpus")
 CLEAN = ".*`ser check CORPUS --write clean.csv`"
-OTHER_SOUND = [
+OTHERS = [
     ("no sound to train on", [*FIT, *HERE], rf"Audios/\S+\.wav: .*missing or unreadable{CLEAN}", changed(no_first)),
     ("silence to train on", [*FIT, *HERE], rf"Audios/\S+\.wav: is silent{CLEAN}", changed(silent_first)),
-]
-OTHER_CORPUS = [
     ("no corpus", [*WITHOUT_CORPUS, "{here}/nowhere"], "nowhere: no such corpus.*Give a folder with Labels and Audios"),
     ("no label file", [*WITHOUT_CORPUS, "{here}"], "/Labels: no label file.*Give the release", text("Labels/note", "")),
     ("no label of valence", [*FIT, *HERE], "attributes: .* label of valence.*arousal, dom", changed(without_valence)),
-]
-OTHER_CHECKPOINT = [
     ("no checkpoint to resume", [*LABELLED, "--ckpt_path", "{here}/x.ckpt"], "x.ckpt: .*no such.*`ser fit`"),
     ("a checkpoint of another stage", [*FIT, "--model.papt_checkpoint", "{finetune}"], "isn't a checkpoint of PAPT"),
-    ("nothing to test", TEST, "ser test: no checkpoint to score.*Give --ckpt_path"),
     # Lightning's words
     ("the last checkpoint to test", [*TEST, "--ckpt_path", "last"], "last: no such checkpoint.*give its path"),
     ("embeddings that nobody learns", [*FIT, "--model.fusion", "first"], r"--model\.fusion first.*papt_checkpoint"),
@@ -64,6 +59,9 @@ WORDS = [
     ("a hub name out of reach", HUB, "encoder nobody/nothing: can't be loaded.*--model.encoder TinyEncoder"),
     ("a command of others", ["train"], "^ser: train: no such command. Did you mean `ser fit`\\?$"),
     ("a command misspelt", ["anotate"], "^ser: anotate: no such command. Did you mean `ser annotate`\\?$"),
+    ("a word too many", ["folds", "c", "d", "--out", "o"], rf"unrecognized arguments: d{LISTED}"),
+    ("a corpus twice", ["folds", "c", "--corpus", "d", "--out", "o"], rf"unrecognized arguments: c{LISTED}"),
+    ("no truth", ["folds", "c", "--out", "o", "--replace", "perhaps"], rf"--replace: perhaps is no bool{LISTED}"),
     ("no command", ["sing"], "sing: no such command.*`ser --help` lists them"),
     ("a flag misspelt", [*FIT, "--model.learing_rate", "1"], r"Did you mean --model.learning_rate\?"),
     ("a test of PAPT", ["test", *LABELLED[1:], "--ckpt_path", "{papt}"], "ser test: No `test_step"),
@@ -71,6 +69,6 @@ WORDS = [
     ("a folder that is a file", LABELLED, "run.*: (Not a directory|File exists).*Check the path", text("run", "")),
 ]
 MISTAKES = [
-    *(Fault(name, command, *rest) for name, command, *rest in (*OTHER_SOUND, *OTHER_CORPUS, *OTHER_CHECKPOINT, *WORDS)),
+    *(Fault(name, command, *rest) for name, command, *rest in (*OTHERS, *WORDS)),
     *(Fault(f"an argument: {name}", [*FIT, *words], f"^ser: {says}.*{LISTED}") for name, words, says in MISTYPED),
 ]

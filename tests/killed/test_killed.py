@@ -20,33 +20,25 @@ from killing import LONGEST, Kept, Stage, Unbroken, finish, output, same, start,
 KILLS = int(os.environ.get("SER_KILLS", "1"))
 SLURM = {"SLURM_JOB_ID": "17", "SLURM_JOB_NAME": "fit", "SLURM_NTASKS": "1", "SLURM_NODEID": "0"}
 SLURM |= {"SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
-
-
 TINY = ["--model.encoder", "TinyEncoder", "--model.encoder.dim", "16", "--model.encoder.layers", "1"]
+# what is drawn at random: dropout, speakers that count as unseen, and augmentation
+DRAWN = ["--model.encoder.dropout", "0.1", "--model.unseen_share", "0.5", *configs("augment.yaml")]
+STAGES = ("kmeans", "cache", "papt", "finetune")
 
 
-def kmeans(corpus: Path, _pseudo_labels: Path, folder: Path) -> list[str]:
-    data = ["--data.corpus", f"{corpus}", "--data.batch_seconds", "4", "--data.num_workers", "0"]
-    data += ["--num_clusters", "12", "--out", f"{folder}/out"]
-    return ["kmeans", *configs("kmeans.yaml", "tiny/kmeans.yaml"), *data]
-
-
-def cache(corpus: Path, _pseudo_labels: Path, folder: Path) -> list[str]:
-    data = ["--data.corpus", f"{corpus}", "--data.batch_seconds", "4", "--out", f"{folder}/out"]
-    return ["cache", *configs("cache.yaml", "tiny/cache.yaml"), "--encoder", "MFCCEncoder", *data]
-
-
-def papt(corpus: Path, pseudo_labels: Path, folder: Path) -> list[str]:
-    small = ["--data.batch_seconds", "12", *TINY, *trainer_flags(folder, 2)]
-    return ["fit", *papt_arguments(corpus, pseudo_labels), *small, *resumed("papt", "val_loss", "min")]
-
-
-def finetune(corpus: Path, _pseudo_labels: Path, folder: Path) -> list[str]:
-    """With what is drawn at random: dropout, speakers that count as unseen, and augmentation."""
-    drawn = ["--model.encoder.dropout", "0.1", "--model.unseen_share", "0.5", *configs("augment.yaml")]
-    drawn += ["--data.augmentation.noise", f"{corpus}"]
-    small = ["--data.max_batch", "8", *TINY, *trainer_flags(folder, 2)]
-    return ["fit", *finetune_arguments(corpus), *drawn, *small, *resumed("finetune", "val_ccc", "max")]
+def command(name: str, corpus: Path, pseudo_labels: Path, folder: Path) -> list[str]:
+    read = ["--data.corpus", f"{corpus}", "--data.batch_seconds", "4", "--out", f"{folder}/out"]
+    read = [name, *configs(f"{name}.yaml", f"tiny/{name}.yaml"), *read]
+    if name == "kmeans":
+        return [*read, "--data.num_workers", "0", "--num_clusters", "12"]
+    if name == "cache":
+        return [*read, "--encoder", "MFCCEncoder"]
+    small = [*TINY, *trainer_flags(folder, 2)]
+    if name == "papt":
+        small = [*papt_arguments(corpus, pseudo_labels), "--data.batch_seconds", "12", *small]
+        return ["fit", *small, *resumed("papt", "val_loss", "min")]
+    small = [*DRAWN, "--data.augmentation.noise", f"{corpus}", "--data.max_batch", "8", *small]
+    return ["fit", *finetune_arguments(corpus), *small, *resumed("finetune", "val_ccc", "max")]
 
 
 def resumed(name: str, monitor: str, mode: str) -> list[str]:
@@ -70,16 +62,12 @@ def result(name: str, folder: Path) -> dict[str, Kept]:
     return values
 
 
-# another one is one entry
-STAGES = {"kmeans": kmeans, "cache": cache, "papt": papt, "finetune": finetune}
-
-
 @pytest.fixture(scope="module")
 def prepared(make_once, synthetic_corpus, synthetic_pseudo_labels) -> Callable[[str], tuple[Stage, Unbroken]]:
     """A stage by name, and what comes of it if nobody kills it."""
 
     def prepare(name: str) -> tuple[Stage, Unbroken]:
-        arguments = partial(STAGES[name], synthetic_corpus, synthetic_pseudo_labels)
+        arguments = partial(command, name, synthetic_corpus, synthetic_pseudo_labels)
         stage = Stage(arguments, partial(result, name))
         folder = make_once(f"unbroken-{name}", lambda folder: unbroken(stage, folder))
         seconds, changes = ((folder / f"{name}.txt").read_text() for name in ("seconds", "changes"))
@@ -134,7 +122,6 @@ def test_a_job_that_slurm_queues_again_resumes_by_itself(prepared, tmp_path):
     scontrol.write_text(f'#!/bin/sh\necho "$@" > {calls}\nkill -KILL $PPID\n')
     scontrol.chmod(0o755)
     environment = SLURM | {"PATH": f"{scontrol.parent}:{os.environ['PATH']}"}
-
     folder = tmp_path / "queued"
     arguments = stage.arguments(folder)
     assert arguments[-2:] == ["--ckpt_path", "last"]
@@ -142,7 +129,6 @@ def test_a_job_that_slurm_queues_again_resumes_by_itself(prepared, tmp_path):
     assert join(process) == -signal.SIGKILL, output(folder)
     assert calls.read_text() == "requeue 17\n"
     assert (folder / "hpc_ckpt_1.ckpt").is_file()
-
     assert join(start(arguments[:-2], folder, environment=environment)) == 0, output(folder)
     assert "hpc_ckpt_1.ckpt" in output(folder)
     assert not (folder / "hpc_ckpt_1.ckpt").exists()

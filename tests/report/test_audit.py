@@ -1,4 +1,5 @@
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,6 +10,9 @@ from ser_personal.evaluation.run_files import SpeakerVectors, read_run
 from ser_personal.report import audit
 from ser_personal.report.bootstrap import Bootstrap, Estimate
 from ser_personal.scores import concordance, score
+
+MINIMUM = 4
+compare = partial(audit.compare_groups, min_utterances=MINIMUM, bootstrap=Bootstrap(200))
 
 
 def test_interval_of_a_mean_is_that_of_the_normal_distribution():
@@ -40,9 +44,6 @@ def test_no_interval_under_ten_speakers_or_of_an_undefined_value_and_undefined_d
     assert Bootstrap().estimate(np.array([1.0, np.nan, 1.0, 1.0]), 20).high == 1
 
 
-MINIMUM = 4
-
-
 @pytest.fixture
 def toy():
     """Twelve speakers of eight utterances: predictions, labels (some missing), speakers."""
@@ -59,11 +60,6 @@ def by_hand(predictions, labels, speaker_ids):
     error = (predictions - labels)[~np.isnan(labels)]
     values = (scores.overall_ccc, scores.average_ccc, error.mean(), np.abs(error).mean())
     return dict(zip(audit.METRICS, values, strict=True))
-
-
-def compare(predictions, labels, speaker_ids, group_of):
-    bootstrap = Bootstrap(200)
-    return audit.compare_groups(predictions, labels, speaker_ids, group_of, min_utterances=MINIMUM, bootstrap=bootstrap)
 
 
 def test_groups_are_scored_as_if_they_stood_alone_without_unknown_speakers_and_those_in_no_group(toy):

@@ -39,9 +39,7 @@ def with_callback(data, checkpoint, folder):
     return json.loads((newest_run(folder) / "baseline.json").read_text())
 
 
-def test_callback_and_command_are_a_ridge_regression_of_the_training_set(
-    synthetic_corpus, finetuned_checkpoint, tmp_path, capsys
-):
+def test_callback_and_command_are_a_ridge_regression(synthetic_corpus, finetuned_checkpoint, tmp_path, capsys):
     data = emotion_data(synthetic_corpus)
     written = with_callback(data, finetuned_checkpoint, tmp_path / "test")
     assert "ridge regression on MFCC functionals" in capsys.readouterr().out
@@ -56,7 +54,6 @@ def test_callback_and_command_are_a_ridge_regression_of_the_training_set(
         found = row["attributes"][attribute]
         assert found["overall_ccc"] == pytest.approx(scores.overall_ccc, abs=1e-3)
         assert found["average_ccc"] == pytest.approx(scores.average_ccc, abs=1e-3)
-
     arguments = ["--attributes", "[arousal,valence]", "--min-utterances", "3"]
     assert ser("baseline", synthetic_corpus, "--out", tmp_path / "command", *arguments) == 0
     assert json.loads((tmp_path / "command" / "baseline.json").read_text()) == written

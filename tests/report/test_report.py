@@ -180,7 +180,6 @@ def test_what_is_asked_of_raw_predictions_of_ridge_and_of_few_speakers(tmp_path)
     assert (last.row, last.than) == ("raw", "ridge")
     own, ridge = (rows[name]["attributes"]["arousal"]["per_speaker"] for name in ("raw", "sigma"))
     assert last.gain.value == pytest.approx(np.mean([own[speaker] - ridge[speaker] for speaker in own]))
-
     (folder / "baseline.json").unlink()
     edit_json(folder / "metrics.json", lambda metrics: metrics["pldc"].update(scale_std=False))
     # they are calibrated by no voices

@@ -199,7 +199,6 @@ def test_a_recording_is_played_walked_through_and_looked_at_closely(folder, page
         page.click(box["left"] + box["width"] / 2, box["top"] + box["height"] / 2)
         page.js("sound.pause()")
         assert page.js(f"chosen.number === Number(document.querySelector({what!r}).dataset.row)")
-
     page.open(folder / "timeline.html", 1280)
     page.js("lanes[0].svg.focus()")
     for key, chosen in [("ArrowRight", 0), ("ArrowRight", 1), ("ArrowLeft", 0), ("End", -1), ("ArrowRight", -1)]:
@@ -208,7 +207,6 @@ def test_a_recording_is_played_walked_through_and_looked_at_closely(folder, page
     page.press("Enter")
     page.js("sound.pause()")
     assert page.js("now >= chosen.start && now < chosen.end")
-
     page.js("get('shown').value = 1; get('shown').dispatchEvent(new Event('change'))")
     page.settle()
     assert page.js("lanes[0].svg.querySelector('text').textContent") == "valence"

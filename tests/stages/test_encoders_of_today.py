@@ -14,6 +14,7 @@ from ser_personal.audio import decode_utterance
 from ser_personal.recognition.bundle import read_bundle
 
 SHORT = ("--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1", "--trainer.precision", "32-true")
+HUBERT = [*configs("finetune.yaml"), "--model.encoder.pretrained", "hubert"]
 
 
 @pytest.fixture
@@ -23,9 +24,6 @@ def data(synthetic_corpus, tmp_path, monkeypatch):
     tiny_whisper(seconds=4).save_pretrained(tmp_path / "whisper")
     monkeypatch.chdir(tmp_path)
     return ["--data.corpus", synthetic_corpus, "--data.num_workers", "0", *trainer_flags(tmp_path)]
-
-
-HUBERT = [*configs("finetune.yaml"), "--model.encoder.pretrained", "hubert"]
 
 
 def test_whisper_from_a_fit_over_a_test_to_annotated_audio(data, synthetic_corpus):

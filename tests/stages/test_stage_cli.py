@@ -46,9 +46,7 @@ def build(monkeypatch, tmp_path):
     return lambda *words: stage(*words, *trainer_flags(tmp_path))
 
 
-def test_the_checkpoint_wins_over_the_yaml_and_the_command_line_over_both(
-    run, build, synthetic_corpus, finetuned_checkpoint, monkeypatch
-):
+def test_checkpoints_win_over_yaml_and_flags_over_both(run, build, synthetic_corpus, finetuned_checkpoint, monkeypatch):
     said = []
     monkeypatch.setattr("ser_personal.stages.stage_cli.rank_zero_info", said.append)
     checkpoint = ["--ckpt_path", run / "finetune.ckpt", "--model.min_utterances", "2"]
@@ -162,26 +160,19 @@ def test_wandb_is_a_flag_for_its_logger_or_one_line(tmp_path, synthetic_corpus, 
     arguments = ["fit", *finetune_arguments(synthetic_corpus), *trainer_flags(tmp_path), "--wandb", "a/b"]
     monkeypatch.setattr("ser_personal.stages.stage_cli.find_spec", lambda _: None)
     assert "ser: --wandb a/b: the package wandb isn't installed. `pip install" in mistake(*arguments)
-    asked = []
-
-    def refuse(**settings: object) -> None:
-        asked.append(settings["project"])
-        raise Exception("Invalid project name")
-
-    wandb = MagicMock(run=None, init=refuse)
+    wandb = MagicMock(run=None)
+    wandb.init.side_effect = Exception("Invalid project name")
     for name in ("wandb", "wandb.sdk", "wandb.sdk.lib", "wandb.wandb_run"):
         monkeypatch.setitem(sys.modules, name, wandb)
     monkeypatch.setattr("lightning.pytorch.loggers.wandb._WANDB_AVAILABLE", True)
     monkeypatch.setattr("ser_personal.stages.stage_cli.find_spec", lambda name: name)
     assert re.match(r"ser: --trainer\.logger WandbLogger: .*Invalid project name", mistake(*arguments))
-    assert asked == ["a/b"]
+    assert [call.kwargs["project"] for call in wandb.init.call_args_list] == ["a/b"]
 
 
 def test_a_resumed_fit_reads_no_other_weights(run, tmp_path, monkeypatch, synthetic_corpus, synthetic_pseudo_labels):
-    def unreachable(_):
-        raise AssertionError("pre-trained weights were asked for")
-
-    monkeypatch.setattr(TinyEncoder, "_load", unreachable)
+    asked = AssertionError("pre-trained weights were asked for")
+    monkeypatch.setattr(TinyEncoder, "_load", MagicMock(side_effect=asked))
     checkpoint = run / "papt-last.ckpt"
     before = torch.load(checkpoint, weights_only=True)
     resumed = [*papt_arguments(synthetic_corpus, synthetic_pseudo_labels), "--ckpt_path", checkpoint]

@@ -12,6 +12,7 @@ SYNTH = Preparation("synth", "synth", arguments={"speakers": 8})
 LABELS = Preparation("labels", "kmeans", ["kmeans.yaml"], {"data.corpus": "{corpus}"})
 PAPT = Preparation("papt", "fit", ["papt.yaml"], {"data.pseudo_labels": "{labels}", "seed_everything": "{seed}"})
 GAP = PersonalizationGap([5, 9], evaluation_speakers=4)
+SHIPPED = sorted((REPOSITORY / "configs" / "study").glob("*.yaml"))
 RIDGE = Recipe("ridge", command="baseline", arguments={"corpus": "{corpus}"})
 TUNED = Recipe("tuned", ["finetune.yaml"], fit_arguments={"model.papt_checkpoint": "{papt}/papt.ckpt"})
 
@@ -103,9 +104,7 @@ def test_the_gap_trains_both_sides_of_every_number_of_speakers():
         ("MSP", 3, "CSVCorpus", {"path": "{root}/prepare/folds/out/fold_2.csv"}),
     ],
 )
-def test_a_cut_test_set_is_cut_in_every_command_that_reads_the_corpus(
-    corpus, folds, kind, place, tmp_path, monkeypatch
-):
+def test_a_cut_test_set_is_cut_in_every_command_on_the_corpus(corpus, folds, kind, place, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "corpus.csv").touch()
@@ -144,9 +143,6 @@ def test_the_papers_grid_is_in_the_papers_condition():
     assert flag(prepared["vanilla_finetuned"], "model.attributes") == '["dominance"]'
     for argv in (prepared["papt"], recipes["papt"], recipes["vanilla"]):
         assert json.loads(flag(argv, "data.corpus"))["init_args"] == {"root": "MSP", "cut_test": "test1"}
-
-
-SHIPPED = sorted((REPOSITORY / "configs" / "study").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)

@@ -19,6 +19,7 @@ from ser_personal.study.grid import Preparation, Recipe, Study, expand
 from ser_personal.study.runner import Launcher, StudyRun, hash_inputs, locked, refuse_to_replace, run_all
 
 STEP = Preparation("papt", "fit", arguments={"seed_everything": "{seed}"})
+RIDGE = {"name": "ridge", "command": "baseline", "arguments": {"corpus": "{corpus}"}}
 
 
 class Killed(BaseException):
@@ -219,15 +220,10 @@ def test_a_command_ends_with_the_study_that_was_killed(tmp_path):
 
 
 class InProcess(FakeLauncher):
-    """Runs stages in this process."""
-
     def run(self, argv, log):
         code = ser(*argv)
         log.write_text(f"ended with {code}\n")
         return code, {"seconds": 1.0, "cpu_seconds": 1.0}
-
-
-RIDGE = {"name": "ridge", "command": "baseline", "arguments": {"corpus": "{corpus}"}}
 
 
 @pytest.fixture

@@ -20,6 +20,8 @@ BATCHES = 6
 EPOCHS = 2
 # within an epoch, before and after a validation, at an epoch's end and start
 SOME_BATCHES = (1, 2, 5, 6, 9)
+VALIDATIONS = [{}, {"check_val_every_n_epoch": 2}, {"val_check_interval": 4, "check_val_every_n_epoch": None}]
+VALIDATIONS += [{"val_check_interval": 0.5, "accumulate_grad_batches": 2}]
 OFF = dict.fromkeys(("logger", "num_sanity_val_steps", "enable_progress_bar", "enable_model_summary"), False)
 QUIET = {**OFF, "accelerator": "cpu"}
 pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory", "ignore:.*could not find the monitored key")
@@ -170,16 +172,7 @@ def test_a_checkpoint_that_fails_midway_leaves_the_former(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"val_check_interval": 0.5, "accumulate_grad_batches": 2},
-        {"val_check_interval": 4, "check_val_every_n_epoch": None},
-        {"check_val_every_n_epoch": 2},
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("options", VALIDATIONS, ids=str)
 def test_a_fit_resumed_after_any_step_is_the_uninterrupted_one(options, tmp_path):
     validations = Validations()
     whole = fit(tmp_path / "whole", options, validations)
