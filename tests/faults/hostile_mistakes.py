@@ -12,7 +12,7 @@ from fault import FINETUNE, FIT, FLAGS, PAPT, TEST, Fault, copied, text
 HERE = ["--data.corpus", "{here}/corpus"]
 LABELLED = [*PAPT, "{pseudo_labels}"]
 WITHOUT_CORPUS = ["fit", *FINETUNE, "--data.corpus"]
-LISTED = r"\. `ser (fit|COMMAND) --help` lists the arguments\.$"
+LISTED = r"\. `ser (fit|folds) --help` lists the arguments\.$"
 
 
 def no_first(corpus: Path) -> None:
