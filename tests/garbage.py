@@ -13,7 +13,7 @@ from ser_personal.cli import find_user_error
 from ser_personal.errors import UserError
 
 # `make fuzz` asks for more
-INPUTS = max(100, settings.get_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady")).max_examples)
+INPUTS = max(100, settings.default.max_examples)
 many_inputs = settings(max_examples=INPUTS)
 WORDS = [b'"', b",", b";", b"\n", b"\r", b"\0", b"\xff", b"\xef\xbb\xbf", b"nan", b"inf", b"-1e999", b"1_0", b"{", b"["]
 WORDS += [b"null", b"..", b"/", b"\\", b":", b"\t", b"\xe2\x80\xa8", b"9" * 5000, b"[" * 5000, b"true", b"- ", b"&a *a"]
