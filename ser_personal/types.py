@@ -28,9 +28,6 @@ MAX_CLUSTERS = 2**16
 Attribute = Literal["arousal", "valence", "dominance"]
 FusionName = Literal["none", "first", "prefix", "concat", "last"]
 
-# faiss takes no larger one
-LARGEST_SEED = 2**31 - 1
-
 # jsonargparse runs the TYPE_CHECKING block of the module that declares a signature: use these types by import only
 if TYPE_CHECKING:
     AtLeastTwo: TypeAlias = int
@@ -46,7 +43,8 @@ else:
     NumClusters = restricted_number_type("NumClusters", int, [(">", 0), ("<=", MAX_CLUSTERS)])
     Port = restricted_number_type("Port", int, [(">=", 0), ("<=", 65_535)])
     PositiveFinite = restricted_number_type("PositiveFinite", float, [(">", 0), ("<", inf)])
-    Seed = restricted_number_type("Seed", int, [(">=", 0), ("<=", LARGEST_SEED)])
+    # faiss takes no larger one
+    Seed = restricted_number_type("Seed", int, [(">=", 0), ("<=", 2**31 - 1)])
     Share = restricted_number_type("Share", float, [(">", 0), ("<=", 1)])
 
 
@@ -201,61 +199,47 @@ class PredictionBatch(TypedDict):
 
 
 class TrainingSet(Protocol):
-    """What a LightningModule may ask the trainer's datamodule for at the start of training."""
+    """What a LightningModule may ask the trainer's datamodule for at the start of training.
 
-    @property
-    def train_speaker_ids(self) -> list[str]:
-        """Known training speakers, sorted."""
+    Attributes:
+        train_speaker_ids: known training speakers, sorted.
+        train_hashes: of the training utterances, as `utterance_hashes` makes them.
+        hashes_of_speakers: known speaker of any set -> the `utterance_hash` of each of their utterances.
+        scale: lowest and highest value of a label.
+        train_label_mean: attribute -> mean label of the training set; attributes without labels are left out.
+        train_emotions: categorical emotion -> how many training utterances have it, sorted.
+        frame_source: what made the frames that batches hold instead of audio; None where they hold audio.
+        frames_trained_on: the `utterance_hashes` of what the encoder of these frames was adapted or trained on.
+    """
 
-    @property
-    def train_hashes(self) -> frozenset[str]:
-        """Of the training utterances, as `utterance_hashes` makes them."""
-
-    @property
-    def hashes_of_speakers(self) -> dict[str, set[str]]:
-        """Known speaker of any set -> the `utterance_hash` of each of their utterances."""
-
-    @property
-    def scale(self) -> tuple[float, float]:
-        """Lowest and highest value of a label."""
-
-    @property
-    def train_label_mean(self) -> dict[str, float]:
-        """Attribute -> mean label of the training set; attributes without labels are left out."""
-
-    @property
-    def train_emotions(self) -> dict[str, int]:
-        """Categorical emotion -> how many training utterances have it, sorted."""
+    train_speaker_ids: list[str]
+    train_hashes: frozenset[str]
+    hashes_of_speakers: dict[str, set[str]]
+    scale: tuple[float, float]
+    train_label_mean: dict[str, float]
+    train_emotions: dict[str, int]
+    frame_source: FeatureSource | None
+    frames_trained_on: frozenset[str]
 
     def speaker_features_of(self, speaker_ids: Sequence[str]) -> NDArray[np.float32] | None:
         """Features of speakers, (speakers, feature_dim); None where the datamodule has none."""
-
-    @property
-    def frame_source(self) -> FeatureSource | None:
-        """What made the frames that batches hold instead of audio; None where they hold audio."""
-
-    @property
-    def frames_trained_on(self) -> frozenset[str]:
-        """Of the utterances that the encoder of these frames was adapted or trained on, by `utterance_hashes`."""
 
     def training_audio(self, limit: int) -> Iterator[NDArray[np.float32]]:
         """At most `limit` training waveforms (samples,), spread evenly over the set, the same on every rank."""
 
 
 class PretrainingSet(TrainingSet, Protocol):
-    """What PAPT asks for in addition."""
+    """What PAPT asks for in addition.
 
-    @property
-    def num_clusters(self) -> int:
-        """Size of the codebook that the pseudo-labels come from."""
+    Attributes:
+        num_clusters: size of the codebook that the pseudo-labels come from.
+        codebook_hash: of that codebook.
+        pretraining_hashes: of the utterances that are pre-trained on, or held out to choose the checkpoint.
+    """
 
-    @property
-    def codebook_hash(self) -> str:
-        """Hash of that codebook."""
-
-    @property
-    def pretraining_hashes(self) -> frozenset[str]:
-        """Of the utterances that are pre-trained on, or held out to choose the checkpoint."""
+    num_clusters: int
+    codebook_hash: str
+    pretraining_hashes: frozenset[str]
 
 
 def plain_name(name: str) -> str:
