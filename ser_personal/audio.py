@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 from contextlib import contextmanager
+from fractions import Fraction
 from functools import lru_cache
-from itertools import chain, pairwise, starmap
-from math import ceil, gcd, isnan
+from itertools import chain, pairwise
+from math import ceil, isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
@@ -19,7 +20,7 @@ from ser_personal.errors import UserError
 from ser_personal.files import refuse_pointer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -32,8 +33,6 @@ HOP = 320
 FRAME_RATE = SAMPLE_RATE // HOP
 # of sound, Hz; the kernel of a resampling grows with the rate
 LOWEST_RATE, HIGHEST_RATE = 1_000, 1_000_000
-# TypeError: raw audio without a header; ValueError: a path that holds a zero byte
-DECODING_ERRORS = (soundfile.SoundFileError, OSError, TypeError, ValueError)
 # read at once, all channels together: many channels must not take many times the memory of one
 BLOCK_VALUES = 4_000_000
 # torchaudio's default filter: zero crossings of the sinc on each side, and where it cuts off, relative to Nyquist
@@ -48,7 +47,6 @@ CANCELLED = 0.2
 # how two channels hold two voices: neither is far below the other, both come and go, and not together
 ENVELOPE_SAMPLES = 1024
 QUIETER_CHANNEL, VARIES, TOGETHER = 0.01, 0.5, 0.3
-CANCEL, VOICES = "channels that cancel one another when mixed", "channels that hold different voices"
 # what to do about a file that can't be used
 BAD_AUDIO = "Write it again, or leave it out of the corpus: `ser check CORPUS --write clean.csv`"
 # those that libsndfile reads, and common ones that it doesn't: to be named as failures rather than passed over
@@ -66,13 +64,6 @@ class Header(NamedTuple):
     num_samples: int
     sample_rate: int
     channels: int
-
-
-class Part(NamedTuple):
-    """Samples of a file at 16 kHz, `stop` the one after the last."""
-
-    start: int
-    stop: int
 
 
 @overload
@@ -118,9 +109,9 @@ def find_sound_files(folder: Path) -> list[Path]:
 
 def by_numbers(name: str) -> list[Any]:
     """Make the key that sorts names by the value of the numbers in them, take2 before take10."""
-    pieces = [piece.lstrip("0") if place % 2 else piece for place, piece in enumerate(re.split(r"(\d+)", name))]
     # of two numbers without leading zeros, the one with more digits is greater
-    return [(len(piece), piece) if place % 2 else piece for place, piece in enumerate(pieces)]
+    pieces = enumerate(re.split(r"0*(\d+)", name))
+    return [(len(piece), piece) if place % 2 else piece for place, piece in pieces]
 
 
 def read_header(path: Path) -> Header:
@@ -149,19 +140,18 @@ def decode(
         (samples,), fewer than `num_samples` where the file ends before.
     """
     with _open(path) as file:
-        total = resampled_length(file.frames, file.samplerate)
-        start = min(start, total)
-        stop = total if num_samples is None else min(start + num_samples, total)
+        everything = range(resampled_length(file.frames, file.samplerate))
+        part = everything[start:][:num_samples]
         alone = is_segment or file.channels == 1 or channel is not None
-        whole = not alone or (start == 0 and stop == total)
-        parts = _equal_parts(Part(0, total) if whole else Part(start, stop), PIECE)
-        pieces, envelopes = zip(*_read_parts(file, parts, path, channel), strict=True)
+        whole = not alone or part == everything
+        read = _read_pieces(file, everything if whole else part, PIECE, path, channel)
+        pieces, envelopes = zip(*read, strict=True)
     _refuse_channels(list(chain(*envelopes)), path)
     waveform = np.concatenate(pieces)
     fault = fault_of(waveform) if whole else None if is_sound(waveform) else NO_SOUND
     if fault is not None:
         raise UserError(fault, where=path, remedy=BAD_AUDIO)
-    return waveform[start:stop] if whole else waveform
+    return waveform[part.start : part.stop] if whole else waveform
 
 
 def decode_blocks(path: Path, num_samples: int, channel: int | None = None) -> Iterator[NDArray[np.float32]]:
@@ -171,8 +161,8 @@ def decode_blocks(path: Path, num_samples: int, channel: int | None = None) -> I
     """
     silent, envelopes = True, []
     with _open(path) as file:
-        total = resampled_length(file.frames, file.samplerate)
-        for waveform, new in _read_parts(file, _equal_parts(Part(0, total), num_samples), path, channel):
+        everything = range(resampled_length(file.frames, file.samplerate))
+        for waveform, new in _read_pieces(file, everything, num_samples, path, channel):
             envelopes += new
             _refuse_channels(envelopes, path)
             if not is_sound(waveform):
@@ -183,34 +173,25 @@ def decode_blocks(path: Path, num_samples: int, channel: int | None = None) -> I
         raise UserError(SILENT, where=path, remedy=BAD_AUDIO)
 
 
-def _equal_parts(part: Part, num_samples: int) -> list[Part]:
-    length = part.stop - part.start
-    count = max(1, -(-length // num_samples))
-    cuts = [part.start + length * number // count for number in range(count + 1)]
-    return list(starmap(Part, pairwise(cuts)))
-
-
 def decode_utterance(utterance: Utterance, start: int = 0, num_samples: int | None = None) -> NDArray[np.float32]:
     """Decode an utterance, or a part of it, as `decode` does; `start` counts from where the utterance begins."""
     if utterance.start is None:
         return decode(utterance.path, start, num_samples)
     if isnan(utterance.seconds):
         raise UserError("can't be read, or ends before a segment of it", where=utterance.path, remedy=BAD_AUDIO)
-    first, after = part_of(utterance)
-    rest = after - first - start
-    length = rest if num_samples is None else min(rest, num_samples)
-    waveform = decode(utterance.path, first + start, length, is_segment=True)
-    whole = start == 0 and length == rest
-    if whole and (fault := fault_of(waveform)):
+    segment = part_of(utterance)
+    part = segment[start:][:num_samples]
+    waveform = decode(utterance.path, part.start, len(part), is_segment=True)
+    if part == segment and (fault := fault_of(waveform)):
         raise UserError(fault, where=utterance.path, remedy=BAD_AUDIO)
     return waveform
 
 
-def part_of(utterance: Utterance) -> Part:
+def part_of(utterance: Utterance) -> range:
     """Find which samples of its file, at 16 kHz, an utterance is; its `seconds` must be known."""
     start = utterance.start or 0.0
     # each end is rounded, and not the length, which would reach beyond the file from half a sample on
-    return Part(round(start * SAMPLE_RATE), round((start + utterance.seconds) * SAMPLE_RATE))
+    return range(round(start * SAMPLE_RATE), round((start + utterance.seconds) * SAMPLE_RATE))
 
 
 def fault_of(waveform: NDArray[np.float32]) -> str | None:
@@ -247,7 +228,8 @@ def _open(path: Path) -> Iterator[soundfile.SoundFile]:
                 what = f"has {file.samplerate:,} samples a second, where sound has {LOWEST_RATE:,} to {HIGHEST_RATE:,}"
                 raise UserError(what, where=path, remedy=BAD_AUDIO)
             yield file
-    except DECODING_ERRORS as error:
+    # TypeError: raw audio without a header; ValueError: a path that holds a zero byte
+    except (soundfile.SoundFileError, OSError, TypeError, ValueError) as error:
         refuse_pointer(path)
         # libsndfile's or the system's own words, without the path, which the error names anyway
         reason = str(getattr(error, "error_string", getattr(error, "strerror", None) or error)).rstrip(".")
@@ -255,19 +237,29 @@ def _open(path: Path) -> Iterator[soundfile.SoundFile]:
         raise UserError(what, where=path, remedy=BAD_AUDIO) from error
 
 
-def _read_parts(
-    file: soundfile.SoundFile, parts: Iterable[Part], path: Path, channel: int | None
+def _read_pieces(
+    file: soundfile.SoundFile, part: range, size: int, path: Path, channel: int | None
 ) -> Iterator[tuple[NDArray[np.float32], list[NDArray[np.float64]]]]:
-    """Read adjoining parts of a file: of each its samples at 16 kHz, (samples,), and the power of what it read."""
-    buffer, begin, end = np.zeros(0, dtype=np.float32), 0, 0
-    for part in parts:
-        first, last, offset = _reach(file, part)
-        if first > end:
+    """Read a part in equal pieces of at most `size`: of each its samples at 16 kHz, and the power of what it read."""
+    if channel is not None and channel >= file.channels:
+        what = f"has no channel {channel + 1}, but {file.channels}"
+        raise UserError(what, where=path, remedy="Choose another channel")
+    rate, count = file.samplerate, max(1, -(-len(part) // size))
+    up, down = Fraction(SAMPLE_RATE, rate).as_integer_ratio()
+    # how many samples of the file the filter needs on either side
+    reach = 0 if rate == SAMPLE_RATE else ceil(ZERO_CROSSINGS / ROLLOFF * max(1, rate / SAMPLE_RATE)) + 1
+    buffer, begin = np.zeros(0, dtype=np.float32), 0
+    for start, stop in pairwise(part.start + len(part) * number // count for number in range(count + 1)):
+        # a sample that one at 16 kHz coincides with
+        first = max(0, start * rate // SAMPLE_RATE - reach) // down * down
+        last = min(file.frames, stop * rate // SAMPLE_RATE + reach + 1)
+        if first > begin + len(buffer):
             _skip(file, first)
-            begin = end = first
-        samples, envelopes = _read(file, last - end, path, channel)
-        buffer, begin, end = np.concatenate([buffer[first - begin :], samples]), first, last
-        yield resample(buffer, file.samplerate)[offset : offset + part.stop - part.start], envelopes
+            buffer, begin = buffer[:0], first
+        blocks, envelopes = _read(file, last - begin - len(buffer), path, channel)
+        buffer, begin = np.concatenate([buffer[first - begin :], *blocks]), first
+        offset = start - first // down * up
+        yield resample(buffer, rate)[offset : offset + stop - start], envelopes
 
 
 class _SoundFile(soundfile.SoundFile):
@@ -286,24 +278,10 @@ def _skip(file: soundfile.SoundFile, num_samples: int) -> None:
         left -= read
 
 
-def _reach(file: soundfile.SoundFile, part: Part) -> tuple[int, int, int]:
-    """Find the first sample of the file that the filter needs for a part, the one after the last, and where it lies."""
-    rate = file.samplerate
-    common = gcd(rate, SAMPLE_RATE)
-    step, step_after = rate // common, SAMPLE_RATE // common
-    reach = 0 if rate == SAMPLE_RATE else ceil(ZERO_CROSSINGS / ROLLOFF * max(1, rate / SAMPLE_RATE)) + 1
-    first = max(0, part.start * rate // SAMPLE_RATE - reach) // step * step
-    last = min(file.frames, part.stop * rate // SAMPLE_RATE + reach + 1)
-    return first, last, part.start - first // step * step_after
-
-
 def _read(
     file: soundfile.SoundFile, num_samples: int, path: Path, channel: int | None
-) -> tuple[NDArray[np.float32], list[NDArray[np.float64]]]:
-    """Read the next samples of a channel, or mix all, (samples,), and their power over time."""
-    if channel is not None and channel >= file.channels:
-        what = f"has no channel {channel + 1}, but {file.channels}"
-        raise UserError(what, where=path, remedy="Choose another channel")
+) -> tuple[list[NDArray[np.float32]], list[NDArray[np.float64]]]:
+    """Read the next samples of a channel, or mix all, each (samples,), and their power over time."""
     size = max(1, BLOCK_VALUES // file.channels // ENVELOPE_SAMPLES) * ENVELOPE_SAMPLES
     blocks, envelopes, left = [], [], num_samples
     while left > 0 and len(block := file.read(min(left, size), dtype="float32", always_2d=True)):
@@ -316,7 +294,7 @@ def _read(
             envelopes.append(_envelope(np.column_stack([block, blocks[-1]])))
     if left > 0:
         raise UserError(TRUNCATED, where=path, remedy=BAD_AUDIO)
-    return np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.float32), envelopes
+    return blocks, envelopes
 
 
 def _envelope(block: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -331,18 +309,20 @@ def _refuse_channels(envelopes: Sequence[NDArray[np.float64]], path: Path) -> No
     """Judge channels by their power over time, each (stretches, channels and the mix last); none where there is one."""
     if not envelopes:
         return
-    envelope, wrong = np.concatenate(envelopes), None
-    power, mixed = envelope[:, :-1].sum(0), envelope[:, -1].sum()
+    envelope = np.concatenate(envelopes)
+    channels, mixed = envelope[:, :-1], envelope[:, -1].sum()
+    power = channels.sum(0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        varies = envelope[:, :-1].std(0) / envelope[:, :-1].mean(0) > VARIES
-    voices = envelope[:, :-1][:, (power > QUIETER_CHANNEL * power.max()) & varies]
+        varies = channels.std(0) / channels.mean(0) > VARIES
+    voices = channels[:, (power > QUIETER_CHANNEL * power.max()) & varies]
     if mixed * len(power) ** 2 < CANCELLED * power.sum():
-        wrong = CANCEL
+        wrong = "channels that cancel one another when mixed"
     elif voices.shape[1] > 1 and len(voices) > 1 and np.corrcoef(voices.T).min() < TOGETHER:
-        wrong = VOICES
-    if wrong is not None:
-        remedy = "Keep one channel, or give each one a file of its own (`ser annotate` has --channel left and each)"
-        raise UserError(f"has {len(power)} {wrong}", where=path, remedy=remedy)
+        wrong = "channels that hold different voices"
+    else:
+        return
+    remedy = "Keep one channel, or give each one a file of its own (`ser annotate` has --channel left and each)"
+    raise UserError(f"has {len(power)} {wrong}", where=path, remedy=remedy)
 
 
 def resample(waveform: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
@@ -355,17 +335,14 @@ def resample(waveform: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
     # imported here because only files at other rates need it
     from scipy.signal import resample_poly
 
-    common = gcd(rate, SAMPLE_RATE)
-    up, down = SAMPLE_RATE // common, rate // common
-    resampled: NDArray[np.float32] = resample_poly(waveform, up, down, window=_kernel(rate))
+    resampled: NDArray[np.float32] = resample_poly(waveform, SAMPLE_RATE, rate, window=_kernel(rate))
     return resampled
 
 
 @lru_cache(maxsize=4)
 def _kernel(rate: int) -> NDArray[np.float32]:
     """Sample the windowed sinc at the least common multiple of both rates; (taps,), odd, its middle the peak."""
-    common = gcd(rate, SAMPLE_RATE)
-    down, up = rate // common, SAMPLE_RATE // common
+    up, down = Fraction(SAMPLE_RATE, rate).as_integer_ratio()
     cutoff = ROLLOFF * min(down, up)
     reach = ceil(ZERO_CROSSINGS * down * up / cutoff)
     times = np.arange(-reach, reach + 1) * (cutoff / (down * up))
