@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from itertools import islice
 from keyword import iskeyword
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_type_hints
 
 from ser_personal.errors import UserError
 
@@ -130,7 +130,6 @@ def parse(
     may be left out. Where that is a class, it takes arguments of its own: `CSVCorpus --corpus.path corpus.csv`.
     """
     import inspect
-    from typing import get_type_hints
 
     from jsonargparse import ArgumentParser
 

@@ -10,18 +10,11 @@ from difflib import get_close_matches
 from errno import EDQUOT, ENOSPC
 from io import TextIOWrapper
 from pathlib import Path
+from pkgutil import resolve_name
 from textwrap import shorten, wrap
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ser_personal.arguments import (
-    SHIPPED,
-    VERBOSE,
-    parse,
-    read_configs,
-    shipped_names,
-    values_of,
-    with_found_configs,
-)
+from ser_personal.arguments import SHIPPED, VERBOSE, parse, read_configs, shipped_names, values_of, with_found_configs
 from ser_personal.errors import UserError, silence_warnings
 from ser_personal.files import refuse_pointer
 
@@ -42,8 +35,7 @@ class Command(NamedTuple):
 
     def load(self) -> Callable[..., Any]:
         """Import the function."""
-        module, name = self.function.split(":")
-        function: Callable[..., Any] = getattr(importlib.import_module(f"ser_personal.{module}"), name)
+        function: Callable[..., Any] = resolve_name(f"ser_personal.{self.function}")
         return function
 
 

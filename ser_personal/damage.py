@@ -58,12 +58,13 @@ def _damage_at(path: Path, size: int, _changed: int) -> str | None:
 
 
 def _damage_of_stream(content: bytes) -> str | None:
+    is_flac = content[:4] == b"fLaC"
     # the first block of a second one
-    if content.find(b"fLaC\0\0\0\x22" if content[:4] == b"fLaC" else b"OggS\0\2", 4) > 0:
+    if content.find(b"fLaC\0\0\0\x22" if is_flac else b"OggS\0\2", 4) > 0:
         return SEVERAL
-    last = content.rfind(b"OggS") if content[:4] == b"OggS" else None
-    if last is None:
+    if is_flac:
         return None
+    last = content.rfind(b"OggS")
     # an Ogg ends with a page that is marked as the last one, and is all there
     lengths = content[last + 27 : last + 27 + sum(content[last + 26 : last + 27])]
     complete = content[last + 5 : last + 6] > b"\3" and last + 27 + len(lengths) + sum(lengths) <= len(content)
@@ -83,7 +84,9 @@ def _damage_of_wav(file: BinaryIO, size: int) -> str | None:
 
 
 def _damage_of_mp3(file: BinaryIO, start: bytes, size: int) -> str | None:
-    begin = _after_tags(start)
+    # after an ID3v2 tag, whose length has 7 bits a byte
+    length = sum(byte << 7 * number for number, byte in enumerate(reversed(start[6:10])))
+    begin = 10 + length if start[:3] == b"ID3" else 0
     file.seek(begin)
     first = file.read(1024)
     info = max(first.find(b"Xing"), first.find(b"Info"))
@@ -117,10 +120,3 @@ def _has_variable_rate(file: BinaryIO, begin: int) -> bool:
         hertz = (44_100, 48_000, 32_000)[rate] >> {3: 0, 2: 1, 0: 2}[version]
         position += (144 if is_mpeg1 else 72) * BITRATES[not is_mpeg1][bitrate] * 1000 // hertz + (header >> 9 & 1)
     return len(found) > 1
-
-
-def _after_tags(start: bytes) -> int:
-    """Find where an MP3 begins after an ID3v2 tag, whose length has 7 bits a byte."""
-    if start[:3] != b"ID3":
-        return 0
-    return 10 + sum(byte << 7 * number for number, byte in enumerate(reversed(start[6:10])))

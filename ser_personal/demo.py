@@ -162,16 +162,15 @@ def _tested(folder: Path) -> list[str]:
     run = read_run(folder)
     (test,) = run.sets
 
-    def average(row: str) -> str:
-        return decimal(test.row(row).scores["arousal"].average_ccc)
-
+    rows = ("raw", run.chosen, "random_speakers", RIDGE)
+    raw, calibrated, random, ridge = (decimal(test.row(row).scores["arousal"].average_ccc) for row in rows)
     found = verdicts(run, test, "arousal", Bootstrap())
     gain = found[0].gain
     between = gain.refused or f"{signed(gain.low)} to {signed(gain.high)}"
     return [
         f"{len(test.speakers)} people it has never heard",
-        f"arousal A-CCC   raw {average('raw')}   calibrated {average(run.chosen)} ({signed(gain.value)}, {between})",
-        f"                random speakers {average('random_speakers')}   ridge {average(RIDGE)}",
+        f"arousal A-CCC   raw {raw}   calibrated {calibrated} ({signed(gain.value)}, {between})",
+        f"                random speakers {random}   ridge {ridge}",
         *wrap(f"-> {'; '.join(verdict.text for verdict in found)}", 72, subsequent_indent="   "),
         *wrap(run.no_controls, 72, subsequent_indent="   "),
     ]

@@ -12,7 +12,7 @@ from functools import cache
 from hashlib import blake2b
 from math import isnan
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
 from ser_personal.errors import UserError
 
@@ -130,8 +130,7 @@ def sampled_hash(path: Path) -> str:
 
 # segments of a recording share it
 @cache
-def _sampled_hash(path: Path, size: int, modified: int) -> str:
-    del modified
+def _sampled_hash(path: Path, size: int, _changed: int) -> str:
     if size <= HASHED_BLOCKS * BLOCK:
         return content_hash(path)
     digest = blake2b(f"{size}\n".encode(), digest_size=16)
@@ -171,20 +170,16 @@ def gather_files(
 
 def on_first_process(trainer: Trainer, work: Callable[[], Result]) -> Result:
     """Do some work on the first process and give all its result; call it on every process. A UserError ends all."""
-    result: Any = None
-    mistake: UserError | None = None
+    outcome: Result | UserError | None = None
     if trainer.is_global_zero:
         try:
-            result = work()
-        except UserError as error:
-            mistake = error
-    failed, outcome = trainer.strategy.broadcast((mistake is not None, result))
-    if mistake is not None:
-        raise mistake
-    if failed:
-        raise SystemExit(2)
-    shared: Result = outcome
-    return shared
+            outcome = work()
+        except UserError as mistake:
+            outcome = mistake
+    outcome = trainer.strategy.broadcast(outcome)
+    if isinstance(outcome, UserError):
+        raise outcome if trainer.is_global_zero else SystemExit(2)
+    return cast("Result", outcome)
 
 
 def check_empty(folder: Path) -> None:

@@ -253,11 +253,9 @@ def _score_attribute(
     min_utterances: int,
 ) -> AttributeScores:
     labelled = ~np.isnan(labels)
-    per_speaker = {}
-    for speaker_id, all_rows in rows_of.items():
-        rows = all_rows[labelled[all_rows]]
-        if len(rows) >= min_utterances:
-            per_speaker[speaker_id] = concordance(predictions[rows], labels[rows])
+    own = {speaker_id: rows[labelled[rows]] for speaker_id, rows in rows_of.items()}
+    enough = {speaker_id: rows for speaker_id, rows in own.items() if len(rows) >= min_utterances}
+    per_speaker = {speaker_id: concordance(predictions[rows], labels[rows]) for speaker_id, rows in enough.items()}
     defined = [value for value in per_speaker.values() if not math.isnan(value)]
     return AttributeScores(
         overall_ccc=concordance(predictions[labelled], labels[labelled]),
