@@ -71,7 +71,7 @@ def scores_of(strength: float, seed: int) -> dict[str, NDArray[np.float64]]:
         validation.predictions, validation.speaker_ids, validation.pooled, validation.labels
     )
     causal = CausalPosterior(posterior.fitted, ATTRIBUTES)
-    calibrators["posterior_causal"] = lambda *_: calibrate_causally(causal, sets["test"])
+    calibrators["posterior_causal"] = lambda *_: calibrate_causally(causal, sets["test"])[0]
     table = calibration_table(sets["test"], PLDC(bank, ATTRIBUTES, PLDCSettings(shift_mean=True)), calibrators)
     arousal = {row.name: row.scores["arousal"] for row in table}
     return {name: np.array([scores.overall_ccc, scores.average_ccc]) for name, scores in arousal.items()}

@@ -112,7 +112,7 @@ def in_turn(fold: Fold) -> dict[str, list[NDArray[np.float64]]]:
             speaker_ids=tuple(test.speaker_ids[row] for row in order),
         )
         by_name = {"labels": shuffled.labels, "raw": shuffled.predictions}
-        by_name |= {name: calibrate_causally(calibrator, shuffled) for name, calibrator in calibrators.items()}
+        by_name |= {name: calibrate_causally(calibrator, shuffled)[0] for name, calibrator in calibrators.items()}
         for rows in rows_by_speaker(shuffled.speaker_ids).values():
             for name, values in by_name.items():
                 sequences.setdefault(name, []).append(values[rows])

@@ -17,49 +17,45 @@ from ser_personal.calibration.table import PredictedSet
 from ser_personal.errors import UserError, require_one_of
 from ser_personal.recognition.bundle import Bundle, CalibrationName
 from ser_personal.recognition.profiles import SpeakerProfile
-from ser_personal.scores import Moments, rows_by_speaker
+from ser_personal.scores import Moments, Values, rows_by_speaker
 from ser_personal.speakers.bank import SpeakerBank
 
 FOLDS = 10
 
 # prediction (attributes,), label points, and the profile of all that its speaker has said, this utterance included
 # -> the calibrated prediction, (attributes,)
-CausalCalibrator = Callable[["NDArray[np.float64]", SpeakerProfile], "NDArray[np.float64]"]
+CausalCalibrator = Callable[[Values, SpeakerProfile], Values]
 
 
-def calibrate_causally(
-    calibrator: CausalCalibrator, predicted: PredictedSet, *, whole: bool = False
-) -> NDArray[np.float64]:
-    """Calibrated predictions of a set, (utterances, attributes), each utterance by what its speaker has said so far.
+def calibrate_causally(calibrator: CausalCalibrator, predicted: PredictedSet) -> tuple[Values, Values]:
+    """Calibrated predictions of a set, (utterances, attributes): each by what its speaker has said so far; as a line.
 
-    If `whole`, by the one line of all that its speaker says, not clipped: what `with_labels` corrects.
+    The line is that of all that its speaker says, not clipped: what `with_labels` corrects.
     """
-    calibrated = predicted.predictions.copy()
+    calibrated, by_line = predicted.predictions.copy(), predicted.predictions.copy()
     for rows in rows_by_speaker(predicted.speaker_ids).values():
         profile = SpeakerProfile.empty(predicted.pooled.shape[1], predicted.predictions.shape[1])
         for row in rows:
             profile = profile.add(predicted.pooled[row], predicted.predictions[row], None, row)
-            if not whole:
-                calibrated[row] = calibrator(predicted.predictions[row], profile)
-        if whole:
-            calibrated[rows] = line_of(calibrator, profile).apply(predicted.predictions[rows])
-    return calibrated
+            calibrated[row] = calibrator(predicted.predictions[row], profile)
+        by_line[rows] = line_of(calibrator, profile).apply(predicted.predictions[rows])
+    return calibrated, by_line
 
 
 def left_out_posteriors(
-    bank: SpeakerBank, attributes: tuple[str, ...], validation: PredictedSet, *, whole: bool = False
-) -> NDArray[np.float64]:
-    """`calibrate_causally`, (utterances, attributes), by a posterior fitted on other folds of the set's speakers."""
+    bank: SpeakerBank, attributes: tuple[str, ...], validation: PredictedSet
+) -> tuple[Values, Values]:
+    """`calibrate_causally` by a posterior fitted on other folds of the set's speakers, all of them known."""
     calibrator = PosteriorCalibrator(bank, attributes)
-    calibrated = np.empty_like(validation.predictions)
-    fold_of = {speaker: number % FOLDS for number, speaker in enumerate(rows_by_speaker(validation.speaker_ids))}
-    for fold in sorted(set(fold_of.values())):
-        rows = np.array([speaker is not None and fold_of[speaker] == fold for speaker in validation.speaker_ids])
+    calibrated, by_line = np.empty((2, *validation.predictions.shape))
+    fold_of = np.unique(np.array(validation.speaker_ids), return_inverse=True)[1] % FOLDS
+    for fold in np.unique(fold_of):
+        rows = fold_of == fold
         others = validation.part(~rows)
         calibrator.fit(others.predictions, others.speaker_ids, others.pooled, others.labels)
         causal = CausalPosterior(calibrator.fitted, attributes)
-        calibrated[rows] = calibrate_causally(causal, validation.part(rows), whole=whole)
-    return calibrated
+        calibrated[rows], by_line[rows] = calibrate_causally(causal, validation.part(rows))
+    return calibrated, by_line
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +82,7 @@ class CausalPLDC:
     attributes: tuple[str, ...]
     settings: PLDCSettings = field(default_factory=PLDCSettings)
 
-    def __call__(self, prediction: NDArray[np.float64], profile: SpeakerProfile) -> NDArray[np.float64]:
+    def __call__(self, prediction: Values, profile: SpeakerProfile) -> Values:
         """The calibrated prediction, (attributes,)."""
         settings, own = self.settings, profile.predictions
         columns = [self.bank.attributes.index(attribute) for attribute in self.attributes]
@@ -96,18 +92,15 @@ class CausalPLDC:
             own = Moments(own.count - 1 + imagined, mean, own.m2 + imagined * sigma_bar**2)
         return match_moments(prediction, own, mu_bar, sigma_bar, settings, scale=self.bank.scale)
 
-    def neighbours(self, vector: NDArray[np.float64]) -> NDArray[np.int64]:
+    def neighbours(self, vector: Values) -> NDArray[np.int64]:
         """Rows of the bank speakers with the greatest cosines to a vector (dim,), the nearest first."""
-        return nearest_rows(normalised(vector - self._origin), self._vectors, self.settings.k).rows
+        origin, vectors = self._normalised_bank
+        return nearest_rows(normalised(vector - origin), vectors, self.settings.k).rows
 
     @cached_property
-    def _origin(self) -> NDArray[np.float64]:
-        vectors = self.bank.vectors
-        return vectors.mean(axis=0) if self.settings.center else np.zeros(vectors.shape[1])
-
-    @cached_property
-    def _vectors(self) -> NDArray[np.float64]:
-        return normalised(self.bank.vectors - self._origin)
+    def _normalised_bank(self) -> tuple[Values, Values]:
+        origin = self.settings.center * self.bank.vectors.mean(axis=0)
+        return origin, normalised(self.bank.vectors - origin)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,15 +110,13 @@ class CausalPosterior:
     fitted: Mapping[str, AttributePosterior]
     attributes: tuple[str, ...]
 
-    def __call__(self, prediction: NDArray[np.float64], profile: SpeakerProfile) -> NDArray[np.float64]:
+    def __call__(self, prediction: Values, profile: SpeakerProfile) -> Values:
         """The calibrated prediction, (attributes,)."""
-        own = profile.predictions
-        return np.array(
-            [
-                self.fitted[attribute](prediction[[column]], own[[column]], profile.vector[None])[0]
-                for column, attribute in enumerate(self.attributes)
-            ]
-        )
+        calibrated, own = prediction.copy(), profile.predictions
+        for column, attribute in enumerate(self.attributes):
+            at = [column]
+            calibrated[at] = self.fitted[attribute](prediction[at], own[at], profile.vector[None])
+        return calibrated
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +129,7 @@ class CausalLabels:
     base: CausalCalibrator | None
     priors: tuple[LabelPrior, ...]
 
-    def __call__(self, prediction: NDArray[np.float64], profile: SpeakerProfile) -> NDArray[np.float64]:
+    def __call__(self, prediction: Values, profile: SpeakerProfile) -> Values:
         """The calibrated prediction, (attributes,)."""
         calibrated = prediction if self.base is None else self.base(prediction, profile)
         if not profile.labelled.count.any():

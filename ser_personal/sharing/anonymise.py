@@ -15,6 +15,7 @@ from ser_personal.encoder.base import weights_fingerprint
 from ser_personal.errors import UserError
 from ser_personal.recognition.bundle import Bundle
 from ser_personal.recognition.network import EmotionNetwork
+from ser_personal.scores import Values
 from ser_personal.speakers.bank import SpeakerBank
 from ser_personal.speakers.embedding import SpeakerEmbedding
 from ser_personal.speakers.unseen import Mean, Zero
@@ -46,53 +47,40 @@ def grouped_bank(bank: SpeakerBank, size: int, settings: PLDCSettings) -> Speake
     )
 
 
-def similar_speakers(vectors: NDArray[np.float64], size: int) -> list[NDArray[np.int64]]:
+def similar_speakers(vectors: Values, size: int) -> list[NDArray[np.int64]]:
     """Divide rows (speakers, dim) into groups of `size` to 2 `size` - 1, near ones together (MDAV).
 
-    The speaker farthest from the mean of those left makes a group with the nearest to them, and so does the farthest
-    from that speaker, until too few are left for two groups more.
+    The speaker farthest from the mean of those left makes a group with the nearest to them, then so does the farthest
+    from that speaker, and so on by turns until too few are left for two groups more.
     """
     left = np.arange(len(vectors))
-    groups = []
+    groups: list[NDArray[np.int64]] = []
 
-    def by_distance(center: NDArray[np.float64]) -> NDArray[np.int64]:
+    def by_distance(center: Values) -> NDArray[np.int64]:
         return left[np.argsort(((vectors[left] - center) ** 2).sum(axis=1), kind="stable")]
 
-    def take_farthest_from(center: NDArray[np.float64]) -> NDArray[np.float64]:
-        nonlocal left
-        first: NDArray[np.float64] = vectors[by_distance(center)[-1]]
-        order = by_distance(first)
+    first = left[0]
+    while len(left) >= 2 * size:
+        first = by_distance(vectors[first] if len(groups) % 2 else vectors[left].mean(axis=0))[-1]
+        order = by_distance(vectors[first])
         groups.append(np.sort(order[:size]))
         left = np.sort(order[size:])
-        return first
-
-    while len(left) >= 3 * size:
-        take_farthest_from(take_farthest_from(vectors[left].mean(axis=0)))
-    if len(left) >= 2 * size:
-        take_farthest_from(vectors[left].mean(axis=0))
     return [*groups, left]
 
 
 def anonymised(bundle: Bundle) -> Bundle:
     """The bundle without names, order and embeddings of its training speakers."""
     network = _anonymised_network(bundle.network)
-    bank = None if bundle.bank is None else _anonymised_bank(bundle.bank)
+    bank = bundle.bank and _anonymised_bank(bundle.bank)
     return replace(bundle, network=network, model=weights_fingerprint(network.state_dict()), bank=bank)
 
 
 def _anonymised_bank(bank: SpeakerBank) -> SpeakerBank:
     """The bank under new ids in a new order; vectors and label statistics stay, for calibration needs them."""
     order = np.random.default_rng().permutation(len(bank.speaker_ids))
-    width = len(str(len(order)))
-    return replace(
-        bank,
-        speaker_ids=tuple(f"speaker-{row:0{width}}" for row in range(1, len(order) + 1)),
-        vectors=bank.vectors[order],
-        count=bank.count[order],
-        label_mean=bank.label_mean[order],
-        label_std=bank.label_std[order],
-        fingerprint="",
-    )
+    names = tuple(f"speaker-{number:0{len(str(len(order)))}}" for number in range(1, len(order) + 1))
+    arrays = {name: getattr(bank, name)[order] for name in ("vectors", "count", "label_mean", "label_std")}
+    return replace(bank, speaker_ids=names, fingerprint="", **arrays)
 
 
 def _anonymised_network(network: EmotionNetwork) -> EmotionNetwork:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from rich.console import Console
 
 from ser_personal.audio import decode_utterance
@@ -30,7 +31,7 @@ from ser_personal.recognition.causal import CausalPLDC, calibrate_causally, left
 from ser_personal.recognition.network import EmotionNetwork, check_onnx_installed, write_onnx
 from ser_personal.recognition.recognizer import EmotionRecognizer
 from ser_personal.recognition.recordings import Recording
-from ser_personal.scores import Moments, rows_by_speaker, score
+from ser_personal.scores import Moments, Values, rows_by_speaker, score
 from ser_personal.sharing.anonymise import anonymised, grouped_bank
 from ser_personal.sharing.model_card import IMPORTED, CardOptions, model_card
 from ser_personal.speakers.bank import SpeakerBank
@@ -38,8 +39,6 @@ from ser_personal.types import AtLeastTwo
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from numpy.typing import NDArray
 
     from ser_personal.finetune.module import FineTuning
     from ser_personal.recognition.raw import PredictedUtterance
@@ -156,32 +155,59 @@ def _validated(
     if bank is not None:
         _refuse_other_training_set(bank, corpus)
     validation = predict_validation(bundle, corpus, console)
-    calibrated = calibrate_validation(bundle, bank, validation, with_posterior=calibration == "posterior")
-    if bank is not None and "posterior" in calibrated:
-        posterior = PosteriorCalibrator(bank, bundle.attributes)
-        posterior.fit(validation.predictions, validation.speaker_ids, validation.pooled, validation.labels)
-        bundle = replace(bundle, posterior=posterior.fitted)
-    ccc = {name: _mean_scores(predictions, validation, bundle.attributes) for name, predictions in calibrated.items()}
-    speakers = len(set(validation.speaker_ids))
-    measured = (
+    predicted, speaker_ids, attributes = validation.predictions, validation.speaker_ids, bundle.attributes
+    # each utterance by what its speaker has said so far, and by the speaker's line
+    calibrated = {"none": (predicted, predicted)}
+    if bundle.bank is not None:
+        calibrated["pldc"] = calibrate_causally(CausalPLDC(bundle.bank, attributes, bundle.pldc), validation)
+    if bank is not None:
+        # of single speakers, where the bundle's bank may be of groups
+        try:
+            calibrated["posterior"] = left_out_posteriors(bank, attributes, validation)
+            posterior = PosteriorCalibrator(bank, attributes)
+            posterior.fit(predicted, speaker_ids, validation.pooled, validation.labels)
+            bundle = replace(bundle, posterior=posterior.fitted)
+        except UserError:
+            if calibration == "posterior":
+                raise
+    measured = []
+    for name, (causal, _) in calibrated.items():
+        scores = score(causal, validation.labels, speaker_ids, attributes).values()
+        overall, average = np.array([[one.overall_ccc, one.average_ccc] for one in scores]).mean(axis=0)
+        measured.append(f"{name} {decimal(overall)} and {decimal(average)}")
+    speakers = len(set(speaker_ids))
+    line = (
         f"O-CCC and A-CCC, means of the attributes, over {speakers} validation speakers, each utterance calibrated by "
-        f"what its speaker has said so far: "
-        + "; ".join(f"{name} {decimal(overall)} and {decimal(average)}" for name, (overall, average) in ccc.items())
+        f"what its speaker has said so far: {'; '.join(measured)}"
     )
-    console.print(measured)
+    console.print(line)
     bundle = _with_default(bundle, calibration, console)
-    whole = calibrate_validation(bundle, bank, validation, with_posterior=calibration == "posterior", whole=True)
-    priors: dict[str, dict[str, LabelPrior]] = {
+    priors = {
         name: {
-            attribute: LabelPrior.fit(values, labels, validation.speaker_ids, bundle.scale)
-            for attribute, values, labels in zip(bundle.attributes, predictions.T, validation.labels.T, strict=True)
+            attribute: LabelPrior.fit(values, labels, speaker_ids, bundle.scale)
+            for attribute, values, labels in zip(attributes, by_line.T, validation.labels.T, strict=True)
         }
-        for name, predictions in whole.items()
+        for name, (_, by_line) in calibrated.items()
     }
-    around = None if bundle.calibration == "none" else calibrated[bundle.calibration]
-    intervals = measure_intervals(validation, around, bundle.attributes)
+    intervals = _measure_intervals(validation, calibrated[bundle.calibration][0], bundle)
     console.print(f"intervals of about {intervals.coverage:.0%} measured on {speakers} validation speakers")
-    return replace(bundle, conformal=intervals, label_priors=priors), measured
+    return replace(bundle, conformal=intervals, label_priors=priors), line
+
+
+def _measure_intervals(validation: PredictedSet, calibrated: Values, bundle: Bundle) -> ConformalTable:
+    """Fit the table to the errors of a validation set, raw and, where they differ, calibrated by the bundle."""
+    sets, utterances = [validation.predictions], [np.zeros(len(calibrated), dtype=np.int64)]
+    if bundle.calibration != "none":
+        speakers = pd.Series(validation.speaker_ids)
+        sets.append(calibrated)
+        utterances.append((speakers.groupby(speakers).cumcount() + 1).to_numpy(np.int64))
+    return ConformalTable.fit(
+        np.concatenate(sets),
+        np.concatenate([validation.labels] * len(sets)),
+        validation.speaker_ids * len(sets),
+        bundle.attributes,
+        utterances=np.concatenate(utterances),
+    )
 
 
 def _with_default(bundle: Bundle, name: CalibrationName | None, console: Console) -> Bundle:
@@ -336,52 +362,4 @@ def predict_validation(bundle: Bundle, corpus: Corpus, console: Console) -> Pred
         labels=np.array(
             [[utterance.labels.get(attribute, np.nan) for attribute in bundle.attributes] for utterance, _ in predicted]
         ),
-    )
-
-
-def calibrate_validation(
-    bundle: Bundle, bank: SpeakerBank | None, validation: PredictedSet, *, with_posterior: bool, whole: bool = False
-) -> dict[CalibrationName, NDArray[np.float64]]:
-    """The validation set by each calibration, (utterances, attributes), as `calibrate_causally` does it.
-
-    The bundle's bank may be of groups; the posterior learns from `bank`, of single speakers.
-    """
-    calibrated: dict[CalibrationName, NDArray[np.float64]] = {"none": validation.predictions}
-    if bundle.bank is not None:
-        causal = CausalPLDC(bundle.bank, bundle.attributes, bundle.pldc)
-        calibrated["pldc"] = calibrate_causally(causal, validation, whole=whole)
-    if bank is not None:
-        try:
-            calibrated["posterior"] = left_out_posteriors(bank, bundle.attributes, validation, whole=whole)
-        except UserError:
-            if with_posterior:
-                raise
-    return calibrated
-
-
-def _mean_scores(
-    predictions: NDArray[np.float64], validation: PredictedSet, attributes: tuple[str, ...]
-) -> tuple[float, float]:
-    scores = score(predictions, validation.labels, validation.speaker_ids, attributes).values()
-    overall, average = np.array([[one.overall_ccc, one.average_ccc] for one in scores]).mean(axis=0)
-    return float(overall), float(average)
-
-
-def measure_intervals(
-    validation: PredictedSet, calibrated: NDArray[np.float64] | None, attributes: tuple[str, ...]
-) -> ConformalTable:
-    """Fit the table to the errors of a validation set, raw and, where it is calibrated, (utterances, attributes)."""
-    sets, utterances = [validation.predictions], [np.zeros(len(validation.predictions), dtype=np.int64)]
-    if calibrated is not None:
-        said = np.empty(len(validation.speaker_ids), dtype=np.int64)
-        for rows in rows_by_speaker(validation.speaker_ids).values():
-            said[rows] = np.arange(1, len(rows) + 1)
-        sets.append(calibrated)
-        utterances.append(said)
-    return ConformalTable.fit(
-        np.concatenate(sets),
-        np.concatenate([validation.labels] * len(sets)),
-        validation.speaker_ids * len(sets),
-        attributes,
-        utterances=np.concatenate(utterances),
     )

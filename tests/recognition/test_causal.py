@@ -40,7 +40,7 @@ def test_without_a_prior_an_utterance_comes_out_as_the_last_of_all_so_far(seed, 
         predictions[:, 0] = 4.2
     causal = CausalPLDC(bank, attributes, settings)
     calibrate = PLDC(bank, attributes, settings).calibration
-    found = calibrate_causally(causal, PredictedSet(predictions, ("new",) * 8, pooled, predictions))
+    found, _ = calibrate_causally(causal, PredictedSet(predictions, ("new",) * 8, pooled, predictions))
     for last in range(8):
         so_far = slice(last + 1)
         whole = calibrate(predictions[so_far], ["new"] * (last + 1), pooled[so_far])
@@ -80,14 +80,14 @@ def test_each_utterance_comes_out_as_from_the_whole_array():
     for order in (slice(None), slice(None, None, -1)):
         causal = CausalPosterior(calibrator.fitted, ATTRIBUTES[order])
         ordered = replace(said, predictions=said.predictions[:, order])
-        np.testing.assert_allclose(calibrate_causally(causal, ordered)[:, order], whole, atol=1e-9)
+        np.testing.assert_allclose(calibrate_causally(causal, ordered)[0][:, order], whole, atol=1e-9)
 
 
 def test_a_left_out_posterior_uses_no_label_of_its_speaker():
     validation = people("validation", 12, 1)
     own = np.array(validation.speaker_ids) == "validation 04"
     changed = replace(validation, labels=np.where(own[:, None], 1 + 0.1 * validation.labels, validation.labels))
-    before, after = (causal.left_out_posteriors(BANK, ATTRIBUTES, one) for one in (validation, changed))
+    before, after = (causal.left_out_posteriors(BANK, ATTRIBUTES, one)[0] for one in (validation, changed))
     np.testing.assert_array_equal(before[own], after[own])
     assert np.abs(before[~own] - after[~own]).max() > 1e-3
 
