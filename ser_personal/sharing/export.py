@@ -196,11 +196,12 @@ def _validated(
 
 def _measure_intervals(validation: PredictedSet, calibrated: Values, bundle: Bundle) -> ConformalTable:
     """Fit the table to the errors of a validation set, raw and, where they differ, calibrated by the bundle."""
-    sets, utterances = [validation.predictions], [np.zeros(len(calibrated), dtype=np.int64)]
+    speakers = pd.Series(validation.speaker_ids)
+    said = (speakers.groupby(speakers).cumcount() + 1).to_numpy()
+    sets, utterances = [validation.predictions], [0 * said]
     if bundle.calibration != "none":
-        speakers = pd.Series(validation.speaker_ids)
         sets.append(calibrated)
-        utterances.append((speakers.groupby(speakers).cumcount() + 1).to_numpy(np.int64))
+        utterances.append(said)
     return ConformalTable.fit(
         np.concatenate(sets),
         np.concatenate([validation.labels] * len(sets)),
