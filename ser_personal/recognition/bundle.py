@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -19,7 +19,7 @@ from ser_personal.files import check_empty, content_hash, is_hub_name, sync_fold
 from ser_personal.speakers.bank import SpeakerBank
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from ser_personal.calibration.posterior import Fitted
     from ser_personal.encoder.personalized import EncoderDescription
@@ -161,50 +161,37 @@ def new_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def write_bundle(bundle: Bundle, folder: Path, finish: Callable[[Path], object] = lambda _: None) -> None:
-    """Write a bundle, and what `finish` adds, into a new or empty folder: all of it or nothing."""
+def write_bundle(bundle: Bundle, folder: Path) -> None:
+    """Write a bundle but for its card into a folder, such as a `new_folder`, made where there is none."""
     from safetensors.torch import save_file
 
-    with new_folder(folder) as temporary:
-        weights = {name: weight.cpu().contiguous().clone() for name, weight in bundle.network.state_dict().items()}
-        save_file(weights, temporary / WEIGHTS, {"format": "pt"})
-        if bundle.bank is not None:
-            bundle.bank.save(temporary / BANK)
-        if bundle.posterior is not None:
-            save_posterior(bundle.posterior, temporary / POSTERIOR)
-        if bundle.conformal is not None:
-            bundle.conformal.save(temporary / CONFORMAL)
-        finish(temporary)
-        files = {name: content_hash(temporary / name) for name in HASHED if (temporary / name).exists()}
-        content = {**_config(bundle), "files": files}
-        (temporary / CONFIG).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        # safetensors makes its files readable by their owner alone
-        shutil.copymode(temporary / CONFIG, temporary / WEIGHTS)
-
-
-def _config(bundle: Bundle) -> dict[str, Any]:
     from ser_personal.encoder.module import describe_part
 
     # without the hashes of utterances that it was pre-trained on, which would tell whose they were
     description = bundle.network.personalized.describe() | {"pretrained_on": ""}
-    return {
+    settings = ("model", "attributes", "emotions", "scale", "max_samples", "calibration", "pldc", "label_priors")
+    content = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "model": bundle.model,
-        "attributes": list(bundle.attributes),
-        "emotions": list(bundle.emotions),
-        "scale": None if bundle.scale is None else list(bundle.scale),
-        "max_samples": bundle.max_samples,
-        "calibration": bundle.calibration,
-        "pldc": asdict(bundle.pldc),
-        "label_priors": {
-            calibration: {attribute: asdict(prior) for attribute, prior in priors.items()}
-            for calibration, priors in bundle.label_priors.items()
-        },
+        **{name: getattr(bundle, name) for name in settings},
         "interpreter": describe_part(bundle.network.interpreter),
         "speakers": describe_part(bundle.network.personalized.speakers),
         "personalized_encoder": {**description, "encoder_config": json.loads(description["encoder_config"])},
     }
+    folder.mkdir(exist_ok=True)
+    weights = {name: weight.cpu().contiguous().clone() for name, weight in bundle.network.state_dict().items()}
+    save_file(weights, folder / WEIGHTS, {"format": "pt"})
+    if bundle.bank is not None:
+        bundle.bank.save(folder / BANK)
+    if bundle.posterior is not None:
+        save_posterior(bundle.posterior, folder / POSTERIOR)
+    if bundle.conformal is not None:
+        bundle.conformal.save(folder / CONFORMAL)
+    content["files"] = {name: content_hash(folder / name) for name in HASHED if (folder / name).exists()}
+    text = json.dumps(content, indent=2, ensure_ascii=False, default=vars)
+    (folder / CONFIG).write_text(f"{text}\n", encoding="utf-8")
+    # safetensors makes its files readable by their owner alone
+    shutil.copymode(folder / CONFIG, folder / WEIGHTS)
 
 
 def find_bundle(name: str | Path, revision: str | None = None, token: str | None = None) -> Path:

@@ -25,7 +25,7 @@ from ser_personal.data.dataset import samples_of
 from ser_personal.encoder.base import weights_fingerprint
 from ser_personal.errors import UserError
 from ser_personal.files import check_empty, is_hub_name
-from ser_personal.recognition.bundle import CARD, ONNX, Bundle, CalibrationName, write_bundle
+from ser_personal.recognition.bundle import CARD, ONNX, Bundle, CalibrationName, new_folder, write_bundle
 from ser_personal.recognition.bundle import push as push_bundle
 from ser_personal.recognition.causal import CausalPLDC, calibrate_causally, left_out_posteriors, make_calibrator
 from ser_personal.recognition.network import EmotionNetwork, check_onnx_installed, write_onnx
@@ -134,14 +134,12 @@ def export(
         measured=measured,
         place=push or "FOLDER",
     )
-
-    def finish(temporary: Path) -> None:
+    with new_folder(folder) as temporary:
+        write_bundle(bundle, temporary)
         (temporary / CARD).write_text(text, encoding="utf-8")
         if onnx:
             error = write_onnx(bundle.network, temporary / ONNX)
             console.print(f"{ONNX}: onnxruntime's outputs differ by {error:.0e} at most")
-
-    write_bundle(bundle, folder, finish)
     console.print(f"written: {folder}")
     if push is not None:
         console.print(f"{'public' if public else 'private'}: {push_bundle(folder, push, public=public)}")
@@ -262,8 +260,10 @@ def _check_reads_audio(module: FineTuning, checkpoint: str, *, onnx: bool) -> No
         raise UserError(what, where="--onnx", remedy="Leave --onnx out")
 
 
-def uncalibrated(module: FineTuning, bank: SpeakerBank | None) -> Bundle:
-    """A bundle without a default calibration, of a bank where there is one; adapters are merged into the weights."""
+def uncalibrated(
+    module: FineTuning, bank: SpeakerBank | None = None, scale: tuple[float, float] | None = None
+) -> Bundle:
+    """A bundle without a default calibration, on the bank's label scale; adapters are merged into the weights."""
     module.personalized.encoder.merge_adapters()
     network = EmotionNetwork(module.personalized, module.interpreter, classifies=bool(module.emotions)).eval()
     # what it was trained on, which the checkpoint's datamodule says, and takes
@@ -272,7 +272,7 @@ def uncalibrated(module: FineTuning, bank: SpeakerBank | None) -> Bundle:
         network=network,
         model=weights_fingerprint(network.state_dict()),
         attributes=tuple(module.attributes),
-        scale=None if bank is None else bank.scale,
+        scale=scale if bank is None else bank.scale,
         max_samples=min(getattr(module.personalized.encoder, "max_samples", None) or trained, trained),
         pldc=PLDCSettings(),
         bank=bank,
@@ -351,8 +351,8 @@ def predict_validation(bundle: Bundle, corpus: Corpus, console: Console) -> Pred
     for utterance, outcome in zip(utterances, EmotionRecognizer(bundle).raw(recordings), strict=True):
         if isinstance(outcome, UserError):
             console.print(f"left out of the validation: {outcome.where}: {outcome.what}", markup=False)
-            continue
-        predicted += [(utterance, one) for one in outcome.utterances]
+        else:
+            predicted += [(utterance, one) for one in outcome.utterances]
     if not predicted:
         remedy = "Give the corpus that the model was trained on, or leave --corpus out: no intervals, no posterior"
         raise UserError("no labelled validation utterance of a known speaker", where="--corpus", remedy=remedy)

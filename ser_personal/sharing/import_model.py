@@ -12,16 +12,7 @@ from tempfile import TemporaryDirectory
 
 from ser_personal.errors import UserError, require_scale
 from ser_personal.files import check_empty, is_hub_name
-from ser_personal.sharing.public_models import (
-    CHALLENGE,
-    REMEDY,
-    SETTINGS,
-    WEIGHTS,
-    as_module,
-    read_public_model,
-    save_checkpoint,
-    write_uncalibrated,
-)
+from ser_personal.sharing.public_models import CHALLENGE, REMEDY, SETTINGS, WEIGHTS, as_module, read_public_model
 from ser_personal.types import Attribute
 
 CHECKPOINT, BUNDLE = "finetune.ckpt", "bundle"
@@ -77,16 +68,33 @@ def import_model(
     require_scale(scale)
     check_empty(Path(out))
     # torch and transformers, after what can be refused without them
-    from ser_personal.recognition.bundle import new_folder
-    from ser_personal.sharing.model_card import IMPORTED
+    import lightning
+    import torch
+
+    from ser_personal.data.emotion import EmotionDataModule
+    from ser_personal.recognition.bundle import CARD, new_folder, write_bundle
+    from ser_personal.sharing.export import uncalibrated
+    from ser_personal.sharing.model_card import IMPORTED, CardOptions, model_card
 
     with _files_of(model, revision) as files, new_folder(Path(out)) as folder:
-        found = read_public_model(files, model, attributes)
-        module = as_module(found, model, scale)
+        module = as_module(read_public_model(files, model, attributes), model, scale)
         imported = {"name": model, "license": _licence(files)}
-        save_checkpoint(module, folder / CHECKPOINT, imported, scale)
-        module.hparams[IMPORTED] = imported
-        write_uncalibrated(module, folder / BUNDLE, model, scale)
+        # what Lightning would write, had the model been trained here, apart from the state of training
+        checkpoint = {
+            "epoch": 0,
+            "global_step": 0,
+            "pytorch-lightning_version": lightning.__version__,
+            "state_dict": module.state_dict(),
+            "hyper_parameters": dict(module.hparams),
+            EmotionDataModule.__qualname__: {"scale": list(scale)},
+            IMPORTED: imported,
+        }
+        module.on_save_checkpoint(checkpoint)
+        torch.save(checkpoint, folder / CHECKPOINT)
+        bundle = uncalibrated(module, scale=scale)
+        write_bundle(bundle, folder / BUNDLE)
+        card = model_card(bundle, CardOptions(path.name), None, {**module.hparams, IMPORTED: imported})
+        (folder / BUNDLE / CARD).write_text(card, encoding="utf-8")
     predicted = f"{', '.join(module.attributes)} on a scale of {scale[0]:g} to {scale[1]:g}"
     print(f"{out}/{CHECKPOINT}, {out}/{BUNDLE}: {predicted}; licence {imported['license']}")
 

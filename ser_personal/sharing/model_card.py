@@ -46,8 +46,8 @@ def model_card(
     options: CardOptions,
     metrics: Mapping[str, Any] | None,
     settings: Mapping[str, Any],
-    embedded_speakers: int,
-    training_speakers: int,
+    embedded_speakers: int = 0,
+    training_speakers: int = 0,
     measured: str = "",
     place: str = "FOLDER",
 ) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -78,13 +78,11 @@ def _weights(folder: Path, name: str) -> dict[str, Tensor]:
     path = next((folder / file for file in WEIGHTS if (folder / file).is_file()), None)
     if path is None:
         raise UserError(f"has neither {' nor '.join(WEIGHTS)}", where=name, remedy=REMEDY)
-    if path.suffix == ".bin":
-        weights: dict[str, Tensor] = read_arrays(path)
-        return weights
     try:
-        return load_file(path)
+        weights: dict[str, Tensor] = read_arrays(path) if path.suffix == ".bin" else load_file(path)
     except SafetensorError as error:
         raise UserError(f"isn't complete safetensors ({error})", where=path, remedy="Download it again") from error
+    return weights
 
 
 def _parts(weights: dict[str, Tensor], prefixes: tuple[str, ...], name: str) -> list[dict[str, Tensor]]:
@@ -316,38 +314,3 @@ def _load(network: Any, weights: dict[str, Tensor], name: str) -> None:
         if not weights[layer].isfinite().all():
             raise UserError(f"its weights hold NaN or infinity: {layer}", where=name, remedy="Download it again")
     network.load_state_dict({layer: weight.float() for layer, weight in weights.items()})
-
-
-def save_checkpoint(
-    module: EmotionFineTuning, path: Path, imported: dict[str, str], scale: tuple[float, float]
-) -> None:
-    """Write what Lightning would, had the model been trained here, apart from the state of training."""
-    import lightning
-    import torch
-
-    from ser_personal.data.emotion import EmotionDataModule
-    from ser_personal.sharing.model_card import IMPORTED
-
-    checkpoint = {
-        "epoch": 0,
-        "global_step": 0,
-        "pytorch-lightning_version": lightning.__version__,
-        "state_dict": module.state_dict(),
-        "hyper_parameters": dict(module.hparams),
-        EmotionDataModule.__qualname__: {"scale": list(scale)},
-        IMPORTED: imported,
-    }
-    module.on_save_checkpoint(checkpoint)
-    torch.save(checkpoint, path)
-
-
-def write_uncalibrated(module: EmotionFineTuning, folder: Path, name: str, scale: tuple[float, float]) -> None:
-    """Write the bundle, uncalibrated."""
-    from ser_personal.recognition.bundle import CARD, write_bundle
-    from ser_personal.sharing.export import uncalibrated
-    from ser_personal.sharing.model_card import CardOptions, model_card
-
-    bundle = replace(uncalibrated(module, None), scale=scale)
-    card = CardOptions(name=Path(name).name)
-    text = model_card(bundle, card, None, module.hparams, embedded_speakers=0, training_speakers=0)
-    write_bundle(bundle, folder, lambda temporary: (temporary / CARD).write_text(text, encoding="utf-8"))

@@ -15,7 +15,7 @@ from ser_personal.encoder.base import weights_fingerprint
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.personalized import PersonalizedEncoder
 from ser_personal.finetune.interpreters import MLPInterpreter, TransformerInterpreter
-from ser_personal.recognition.bundle import FILES, find_bundle, read_bundle, write_bundle
+from ser_personal.recognition.bundle import FILES, find_bundle, new_folder, read_bundle, write_bundle
 from ser_personal.recognition.network import EmotionNetwork, write_onnx
 from ser_personal.speakers.embedding import SpeakerEmbedding
 
@@ -37,12 +37,13 @@ def test_a_bundle_written_and_read_again_is_the_same(bundle, tmp_path):
 
 
 def test_nothing_half_written_is_left(bundle, tmp_path):
-    with pytest.raises(ZeroDivisionError):
-        write_bundle(bundle, tmp_path / "b", lambda _: 1 / 0)
+    with pytest.raises(TypeError), new_folder(tmp_path / "b") as folder:
+        write_bundle(replace(bundle, scale={1, 7}), folder)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "b").mkdir()
-    write_bundle(bundle, tmp_path / "b")
-    refused("isn't an empty folder", write_bundle, bundle, tmp_path / "b")
+    with new_folder(tmp_path / "b") as folder:
+        write_bundle(bundle, folder)
+    refused("isn't an empty folder", new_folder(tmp_path / "b").__enter__)
 
 
 class Forgetful(MLPInterpreter):
