@@ -106,10 +106,9 @@ def export(
         _refuse_single_speakers(speaker_bank, [] if anonymise else module.personalized.speakers.ids)
     # of a model whose adapters aren't merged
     tested = module.fingerprint() if speaker_bank is None else speaker_bank.fingerprint
-    bundle = uncalibrated(module, speaker_bank)
     metrics = _find_metrics({checkpoint, bank or checkpoint}, tested)
-    if metrics is not None and speaker_bank is not None:
-        bundle = replace(bundle, pldc=PLDCSettings(**metrics["pldc"]))
+    settings = {} if metrics is None or speaker_bank is None else metrics["pldc"]
+    bundle = replace(uncalibrated(module, speaker_bank), pldc=PLDCSettings(**settings))
     embedded_speakers = len(bundle.network.personalized.speakers.ids)
     if bundle.bank is not None and group_speakers is not None:
         pldc = replace(bundle.pldc, k=max(1, round(bundle.pldc.k / group_speakers)))
