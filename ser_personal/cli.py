@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ser_personal.arguments import SHIPPED, VERBOSE, parse, read_configs, shipped_names, values_of, with_found_configs
 from ser_personal.errors import UserError, silence_warnings
-from ser_personal.files import refuse_pointer
+from ser_personal.files import as_on_disk, refuse_pointer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -93,7 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     In a notebook: `main(["fit", "--config", "papt.yaml", "--data.corpus", "corpus"])`.
     """
-    argv = sys.argv[1:] if arguments is None else [str(argument) for argument in arguments]
+    words = sys.argv[1:] if arguments is None else map(str, arguments)
+    argv = ["=".join([*flag, as_on_disk(path)]) for *flag, path in (word.rsplit("=", 1) for word in words)]
     silence_warnings(verbose=VERBOSE in argv)
     # a name in another script must not crash a command on a terminal that can't print it
     if isinstance(sys.stdout, TextIOWrapper):

@@ -13,6 +13,7 @@ from hashlib import blake2b
 from math import isnan
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
+from unicodedata import normalize
 
 from ser_personal.errors import UserError
 
@@ -69,6 +70,11 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_without_nan(inner) for inner in value]
     return None if isinstance(value, float) and isnan(value) else value
+
+
+def as_on_disk(path: str) -> str:
+    """A path in the form of Unicode that the disk has it in, if it has it; a Mac writes accents apart."""
+    return next(filter(os.path.exists, (path, normalize("NFC", path), normalize("NFD", path))), path)
 
 
 def refuse_pointer(path: Path) -> None:

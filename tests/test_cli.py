@@ -7,6 +7,7 @@ import sys
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import get_type_hints
+from unicodedata import normalize
 
 import pytest
 import yaml
@@ -54,6 +55,15 @@ def test_names_that_a_terminal_cant_show(tmp_path, monkeypatch):
     assert ser("check", tmp_path / "corpus.csv") == 1
     terminal.flush()
     assert rb"\u5317\u4eac" in terminal.buffer.getvalue()
+
+
+@pytest.mark.parametrize(("form", "other"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_path_in_unicodes_other_form_is_found(form, other, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path(normalize(form, "é.csv")).write_text("path,speaker,split\na.wav,a,train\n")
+    for words in (["check", "é.csv"], ["baseline", "--corpus=é.csv", "--out", "out"]):
+        assert ser(*(normalize(other, word) for word in words)) in (1, 2)
+        assert "no such" not in capsys.readouterr().err
 
 
 def test_output_that_nobody_reads_any_more_is_no_mistake():

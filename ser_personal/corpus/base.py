@@ -13,7 +13,6 @@ from itertools import pairwise
 from math import isnan
 from multiprocessing.pool import ThreadPool
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from unicodedata import normalize
 
 from ser_personal.audio import SAMPLE_RATE, read_header
 from ser_personal.corpus.splits import (
@@ -23,7 +22,7 @@ from ser_personal.corpus.splits import (
     first_few,
 )
 from ser_personal.errors import UserError, require_scale
-from ser_personal.files import atomic_write, content_hash, file_key
+from ser_personal.files import as_on_disk, atomic_write, content_hash, file_key
 from ser_personal.types import PositiveFinite, Utterance
 
 # of emotion annotations in common corpora, the narrowest first
@@ -186,10 +185,8 @@ def audio_path(folder: Path, cell: str, where: object, *, anywhere: bool = False
     path = folder / cell
     if "\\" in cell and not path.is_file():
         path = folder / cell.replace("\\", "/")
-    if not cell.isascii() and not path.is_file():
-        # the name on the disk may be in Unicode's other form
-        spellings = (Path(normalize(form, str(path))) for form in ("NFC", "NFD"))
-        path = next((other for other in spellings if other.is_file()), path)
+    if not cell.isascii():
+        path = Path(as_on_disk(str(path)))
     absolute = PurePosixPath(cell).is_absolute() or PureWindowsPath(cell).anchor
     leaves = ".." in PureWindowsPath(cell).parts or (absolute and not Path(cell).is_relative_to(folder.absolute()))
     if leaves and not anywhere:
