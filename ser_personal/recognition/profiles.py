@@ -19,11 +19,11 @@ from ser_personal.calibration.few_labels import labelled_moments
 from ser_personal.corpus.splits import first_few
 from ser_personal.errors import UserError
 from ser_personal.files import atomic_write
-from ser_personal.scores import Moments
+from ser_personal.scores import Moments, Values
 from ser_personal.types import plain_name
 
 # of an utterance: pooled (dim,), prediction and labels (attributes,), and a hash of its samples
-Added = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64] | None, int]
+Added = tuple[Values, Values, Values | None, int]
 
 FORMAT = "ser_personal.speaker_profiles"
 FORMAT_VERSION = 4
@@ -45,7 +45,7 @@ class SpeakerProfile:
     """
 
     # a printed profile shows no voice
-    vector_sum: NDArray[np.float64] = field(repr=False)
+    vector_sum: Values = field(repr=False)
     predictions: Moments
     labelled: Moments
     hashes: NDArray[np.uint64] = field(repr=False)
@@ -59,9 +59,9 @@ class SpeakerProfile:
 
     def add(
         self,
-        pooled: NDArray[np.float64],
-        prediction: NDArray[np.float64],
-        labels: NDArray[np.float64] | None,
+        pooled: Values,
+        prediction: Values,
+        labels: Values | None,
         sample_hash: int,
     ) -> Self:
         """The profile after an utterance of `pooled` (dim,), prediction and labels (attributes,).
@@ -92,7 +92,7 @@ class SpeakerProfile:
         return int(self.predictions.count[0])
 
     @property
-    def vector(self) -> NDArray[np.float64]:
+    def vector(self) -> Values:
         """v_s, (dim,): the mean of `pooled`."""
         return self.vector_sum / max(self.utterances, 1)
 
@@ -122,7 +122,8 @@ class SpeakerProfiles:
     Voice vectors are biometric data: keep them only with the speaker's consent, and `delete` them on request. The file
     is for its owner's eyes alone (mode 0600), and several programs may change it at once.
 
-    Every change is saved at `path` at once, or kept in memory alone if None. Profiles of another `model` can't be read.
+    Those at `path` are read, and every change is saved there at once; all are in memory alone if None. Profiles of
+    another `model` can't be read.
     """
 
     def __init__(self, model: str, path: Path | None = None) -> None:
@@ -130,13 +131,7 @@ class SpeakerProfiles:
         self.path = path
         self._profiles: dict[str, SpeakerProfile] = {}
         self._one_thread = RLock()
-
-    @classmethod
-    def open(cls, model: str, path: Path) -> Self:
-        """Read the profiles that lie at `path`, where some do; from then on every change is saved there."""
-        profiles = cls(model, path)
-        profiles.reload()
-        return profiles
+        self.reload()
 
     def reload(self) -> None:
         """Read again what others may have changed in the file."""
@@ -197,6 +192,8 @@ class SpeakerProfiles:
     @contextmanager
     def _changing(self) -> Iterator[None]:
         """Start from what is in the file now, and save, while no other program does."""
+        from safetensors.numpy import save
+
         if self.path is None:
             with self._one_thread:
                 yield
@@ -205,23 +202,14 @@ class SpeakerProfiles:
         with self._one_thread, FileLock(self.path.with_name(f".{self.path.name}.lock")):
             self.reload()
             yield
-            self._save(self.path)
-
-    def _save(self, path: Path) -> None:
-        from safetensors.numpy import save
-
-        arrays = {
-            f"{row}.{name}": np.ascontiguousarray(array)
-            for row, speaker_id in enumerate(self.ids)
-            for name, array in self[speaker_id].arrays().items()
-        }
-        metadata = {
-            "format": FORMAT,
-            "version": str(FORMAT_VERSION),
-            "model": self.model,
-            "speaker_ids": json.dumps(self.ids),
-        }
-        atomic_write(path, save(arrays, metadata), mode=0o600)
+            arrays = {
+                f"{row}.{name}": np.ascontiguousarray(array)
+                for row, speaker_id in enumerate(self.ids)
+                for name, array in self[speaker_id].arrays().items()
+            }
+            ids = json.dumps(self.ids)
+            metadata = {"format": FORMAT, "version": str(FORMAT_VERSION), "model": self.model, "speaker_ids": ids}
+            atomic_write(self.path, save(arrays, metadata), mode=0o600)
 
 
 def _read(path: Path, model: str) -> dict[str, SpeakerProfile]:

@@ -129,7 +129,7 @@ class EmotionRecognizer:
         segmenter = make_segmenter(
             cut, max_samples=bundle.max_samples, window_seconds=window_seconds, hop_seconds=hop_seconds
         )
-        enrolled = None if profiles is None else SpeakerProfiles.open(bundle.model, Path(profiles))
+        enrolled = None if profiles is None else SpeakerProfiles(bundle.model, Path(profiles))
         return cls(bundle, segmenter=segmenter, profiles=enrolled, **options)
 
     @property

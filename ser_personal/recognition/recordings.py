@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -27,15 +27,7 @@ from ser_personal.audio import (
 from ser_personal.corpus.base import audio_path
 from ser_personal.corpus.table import SEGMENT, is_table, known, read_rows
 from ser_personal.errors import UserError, counted, require_one_of, require_range
-from ser_personal.recognition.turns import (
-    NUMBERED,
-    Turn,
-    name_apart,
-    read_turns,
-    short_names,
-    stem_of,
-    turn_of,
-)
+from ser_personal.recognition.turns import NUMBERED, Turn, name_apart, read_turns, short_names, stem_of, turn_of
 from ser_personal.scores import speaker_name
 from ser_personal.types import plain_name
 
@@ -116,14 +108,17 @@ def with_turns(
         remedy = "Leave its columns start and end out, or the segments"
         raise UserError("the table has segments of its own", where=segments, remedy=remedy)
     turns = read_turns(segments)
-    found = []
-    names = _names_of(recordings, turns)
+    of_stem = defaultdict(list)
+    for name in turns:
+        of_stem[stem_of(name)].append(PurePosixPath(name))
+    names = [_name_of(recording, of_stem) for recording in recordings]
     count = Counter(names)
+    found = []
     for name, recording in zip(names, recordings, strict=True):
-        own = () if name is None else turns[name]
+        own = turns.get(name, ())
         on = sorted({turn.channel for turn in own if turn.channel is not None})
         fault = None
-        if name is None:
+        if not name:
             remedy = "Leave this recording out, or name its turns after it"
             fault = UserError(f"has no turns in {segments}", remedy=remedy)
         elif count[name] > 1:
@@ -140,23 +135,14 @@ def with_turns(
     return found + [Recording(name, Path(name), fault=missing) for name in sorted(turns.keys() - count.keys())]
 
 
-def _names_of(recordings: Iterable[Recording], names: Iterable[str]) -> list[str | None]:
-    """Of each recording the longest name that its path ends in, whatever the extension, None where there is none."""
-    of_stem = defaultdict(list)
-    for name in names:
-        of_stem[stem_of(name)].append(PurePosixPath(name))
-    found: list[str | None] = []
-    for recording in recordings:
-        audio = Path(recording.audio if isinstance(recording.audio, Path) else recording.source).absolute()
-        path = PurePosixPath(plain_name(Path(os.path.normpath(audio)).as_posix()))
-        fitting = [
-            name
-            for name in of_stem[stem_of(path.name)]
-            if path.with_name(name.name).parts[-len(name.parts) :] == name.parts
-        ]
-        longest = max(fitting, key=lambda name: (len(name.parts), name.name == path.name), default=None)
-        found.append(None if longest is None else str(longest))
-    return found
+def _name_of(recording: Recording, of_stem: Mapping[str, Sequence[PurePosixPath]]) -> str:
+    """The longest name that a recording's path ends in, whatever the extension, "" where there is none."""
+    audio = Path(recording.audio if isinstance(recording.audio, Path) else recording.source).absolute()
+    path = PurePosixPath(plain_name(Path(os.path.normpath(audio)).as_posix()))
+    names = of_stem.get(stem_of(path.name), ())
+    fitting = [name for name in names if path.with_name(name.name).parts[-len(name.parts) :] == name.parts]
+    longest = max(fitting, key=lambda name: (len(name.parts), name.name == path.name), default="")
+    return str(longest)
 
 
 def of_channels(recordings: Sequence[Recording], channel: Channel, *, named: bool = True) -> list[Recording]:
@@ -285,12 +271,9 @@ def find_recordings(audio: Path, speaker_from: SpeakerFrom) -> list[Recording]:
         return _from_table(audio, speaker_from, anywhere=True)
     if speaker_from == "column":
         raise UserError("has no columns", where=audio, remedy="Give a .csv table with the columns path and speaker")
-    if audio.is_dir():
-        files = find_sound_files(audio)
-    elif audio.exists():
-        files = [audio]
-    else:
+    if not audio.exists():
         raise UserError("no such file or folder", where=audio, remedy="Give audio, a folder of it, or a .csv table")
+    files = find_sound_files(audio) if audio.is_dir() else [audio]
     return [Recording(_as_text(path), path, _folder_of(path, speaker_from)) for path in files]
 
 

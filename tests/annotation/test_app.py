@@ -61,7 +61,7 @@ class Client:
 @pytest.fixture
 def own(bundle, tmp_path):
     """A recognizer whose profiles are in a file."""
-    profiles = SpeakerProfiles.open(bundle.model, tmp_path / "people.safetensors")
+    profiles = SpeakerProfiles(bundle.model, tmp_path / "people.safetensors")
     return EmotionRecognizer(bundle, profiles=profiles, device="cpu")
 
 
@@ -118,7 +118,7 @@ def test_people_are_enrolled_with_their_consent_and_forgotten_in_the_file(client
     people = [{"name": "Boris B", "utterances": 3, "labelled": False}]
     assert [client.do("enroll", **who, agreed="yes") for _ in range(2)] == [(200, people)] * 2
     recognizer.enroll("x", conversation[1][1::2])
-    saved = SpeakerProfiles.open(own.bundle.model, own.profiles.path)
+    saved = SpeakerProfiles(own.bundle.model, own.profiles.path)
     np.testing.assert_allclose(saved["Boris B"].vector, recognizer.profiles["x"].vector, atol=1e-4)
     # what is said next starts from there, and looking adds nothing
     before = own.profiles["Boris B"].utterances
@@ -131,7 +131,7 @@ def test_people_are_enrolled_with_their_consent_and_forgotten_in_the_file(client
 
 
 def test_whom_a_command_enrols_meanwhile_is_known(client, files, own):
-    elsewhere = SpeakerProfiles.open(own.bundle.model, own.profiles.path)
+    elsewhere = SpeakerProfiles(own.bundle.model, own.profiles.path)
     EmotionRecognizer(own.bundle, profiles=elsewhere, device="cpu").enroll("carla", files / "meeting.wav")
     assert "carla" in client.get()
     _, shown = client.upload(files / "meeting.wav", speaker="carla")

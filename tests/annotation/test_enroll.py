@@ -43,12 +43,12 @@ def test_the_command_enrols_what_python_does(enroll, table, bundle, recognizer, 
     assert said == "anna: 4 new utterances (0 before), labels, as first given: 4 of arousal, 3 of valence\n"
     recognizer.enroll("anna", recordings[:8:2], {"arousal": [6, 6, 6, 6], "valence": [5, nan, 2, 4]})
     expected = recognizer.profiles["anna"].arrays()
-    for name, array in SpeakerProfiles.open(bundle.model, path)["anna"].arrays().items():
+    for name, array in SpeakerProfiles(bundle.model, path)["anna"].arrays().items():
         np.testing.assert_allclose(array, expected[name], atol=1e-4)
     enroll("bela", table[["path"]])
     said, _ = enroll("bela", recordings[8])
     assert said == "bela: 1 new utterance (8 before), no labels\n"
-    assert SpeakerProfiles.open(bundle.model, path).ids == ["anna", "bela"]
+    assert SpeakerProfiles(bundle.model, path).ids == ["anna", "bela"]
 
 
 def test_a_sound_counts_once_however_often_it_is_enrolled_or_annotated(enroll, table, bundle, recordings):
@@ -58,10 +58,10 @@ def test_a_sound_counts_once_however_often_it_is_enrolled_or_annotated(enroll, t
     assert said == "anna: 2 new utterances (2 before), labels, as first given: 4 of arousal, 3 of valence\n"
     enroll("anna", anna.assign(arousal=1.0, valence=nan))
     enroll("eva", anna.assign(speaker="eva"))
-    recognizer = EmotionRecognizer(bundle, profiles=SpeakerProfiles.open(bundle.model, path), device="cpu")
+    recognizer = EmotionRecognizer(bundle, profiles=SpeakerProfiles(bundle.model, path), device="cpu")
     counts = recognizer.predict(recordings[0:10:2] * 2, "anna")["calibration_utterances"]
     assert [*counts] == [4, 4, 4, 4, 5, 5, 5, 5, 5, 5]
-    again = SpeakerProfiles.open(bundle.model, path)
+    again = SpeakerProfiles(bundle.model, path)
     assert (again["anna"].utterances, again["eva"].utterances) == (5, 4)
     np.testing.assert_allclose(again["anna"].labelled.mean, again["eva"].labelled.mean, atol=1e-6)
 
@@ -74,7 +74,7 @@ def test_rows_may_be_segments_of_a_long_recording(enroll, table, recordings, bun
     enroll("anna", anna)
     said, path = enroll("eva", anna.assign(path="long.wav", speaker="eva", start=[0, *ends[:-1]], end=ends))
     assert said == "eva: 4 new utterances (0 before), labels, as first given: 4 of arousal, 3 of valence\n"
-    profiles = SpeakerProfiles.open(bundle.model, path)
+    profiles = SpeakerProfiles(bundle.model, path)
     np.testing.assert_allclose(profiles["eva"].labelled.mean, profiles["anna"].labelled.mean, atol=1e-3)
 
 

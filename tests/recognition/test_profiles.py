@@ -30,23 +30,23 @@ def some_profile(seed):
 
 def test_every_change_is_on_disk(tmp_path):
     path = tmp_path / "kept" / "profiles.safetensors"
-    profiles = SpeakerProfiles.open("model", path)
+    profiles = SpeakerProfiles("model", path)
     for number, speaker in enumerate(("anna", "Борис", "../x")):
         profiles.extend({speaker: []}, some_profile(number))
-    again = SpeakerProfiles.open("model", path)
+    again = SpeakerProfiles("model", path)
     assert again.ids == ["../x", "anna", "Борис"]
     assert all(again[speaker].equals(profiles[speaker]) for speaker in again.ids)
     assert path.stat().st_mode & 0o777 == 0o600
     path.chmod(0o644)
     again.delete("anna")
-    assert SpeakerProfiles.open("model", path).ids == ["../x", "Борис"]
+    assert SpeakerProfiles("model", path).ids == ["../x", "Борис"]
     assert {file.name for file in path.parent.iterdir()} - {f".{path.name}.lock"} == {path.name}
     assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_what_others_changed_meanwhile_stays(tmp_path):
     path = tmp_path / "profiles.safetensors"
-    one, other = SpeakerProfiles.open("model", path), SpeakerProfiles.open("model", path)
+    one, other = SpeakerProfiles("model", path), SpeakerProfiles("model", path)
     one.extend({"anna": []}, some_profile(0))
     one.extend({"ben": []}, some_profile(1))
     other.extend({"carla": []}, some_profile(2))
@@ -54,7 +54,7 @@ def test_what_others_changed_meanwhile_stays(tmp_path):
     utterance = np.ones(4), np.array([4.0, 5.0]), np.array([np.nan, 4.0])
     other.extend({"anna": [(*utterance, 101)], "ben": [(*utterance, 101)]})
     one.extend({"anna": [(*utterance, 102)]})
-    assert one.ids == SpeakerProfiles.open("model", path).ids == ["anna", "carla"]
+    assert one.ids == SpeakerProfiles("model", path).ids == ["anna", "carla"]
     assert one["anna"].equals(some_profile(0).add(*utterance, 101).add(*utterance, 102))
     path.unlink()
     one.reload()
@@ -64,15 +64,15 @@ def test_what_others_changed_meanwhile_stays(tmp_path):
 
 def test_a_profile_that_another_program_changed_is_not_replaced(tmp_path):
     path = tmp_path / "people.safetensors"
-    one = SpeakerProfiles.open("model", path)
+    one = SpeakerProfiles("model", path)
     for number, speaker in enumerate(("anna", "ben", "carla")):
         one.extend({speaker: []}, some_profile(number))
-    other = SpeakerProfiles.open("model", path)
+    other = SpeakerProfiles("model", path)
     other.update({"anna": some_profile(3)})
     other.delete("carla")
     refused("another program or thread has changed the profile of anna", one.update, {"anna": some_profile(4)})
     one.update({"ben": some_profile(5), "carla": some_profile(6)})
-    saved = SpeakerProfiles.open("model", path)
+    saved = SpeakerProfiles("model", path)
     assert saved.ids == ["anna", "ben"]
     assert saved["anna"].equals(some_profile(3))
     assert saved["ben"].equals(some_profile(5))

@@ -174,7 +174,7 @@ def test_predictions_at_once_leave_torch_its_threads(bundle, recordings):
 
 
 def test_no_thread_forgets_what_another_adds(bundle, recordings, tmp_path):
-    profiles = SpeakerProfiles.open(bundle.model, tmp_path / "people")
+    profiles = SpeakerProfiles(bundle.model, tmp_path / "people")
     recognizer = EmotionRecognizer(bundle, profiles=profiles, device="cpu")
     recognizer.enroll("anna", recordings[0])
     with ThreadPoolExecutor(4) as threads:
