@@ -15,12 +15,7 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from ser_personal.audio import SAMPLE_RATE, read_header
-from ser_personal.corpus.splits import (
-    SpeakerSplits,
-    canonical_split,
-    cut_adaptation,
-    first_few,
-)
+from ser_personal.corpus.splits import SpeakerSplits, canonical_split, cut_adaptation, first_few
 from ser_personal.errors import UserError, require_scale
 from ser_personal.files import as_on_disk, atomic_write, content_hash, file_key
 from ser_personal.types import PositiveFinite, Utterance

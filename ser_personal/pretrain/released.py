@@ -32,12 +32,9 @@ def load_released_head(path: str | Path) -> tuple[PredictionHead, str, bool]:
             raise ValueError("weights that aren't finite")
         return head, metadata["codebook_hash"], metadata["order"] == "known"
     except (OSError, SafetensorError, KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
-        raise UserError(
-            "not a prediction head with the hash of its codebook",
-            where=path,
-            remedy="`ser import hubert_large_ll60k.pt --codebook released/codebook.safetensors --out released`"
-            " writes one; --model.released_head null makes a fresh one",
-        ) from error
+        remedy = "`ser import hubert_large_ll60k.pt --codebook released/codebook.safetensors --out released`"
+        remedy += " writes one; --model.released_head null makes a fresh one"
+        raise UserError("not a prediction head with the hash of its codebook", where=path, remedy=remedy) from error
 
 
 def import_released(file: str, out: str, codebook: str | None = None, *, replace: bool = False) -> None:

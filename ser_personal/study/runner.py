@@ -94,8 +94,7 @@ def refuse_to_replace(folders: Sequence[StudyRun], root: Path) -> None:
                 trained.append(each.run.title)
     if trained:
         what = f"would delete {counted(len(trained), 'run')} made with other settings or audio: {first_few(trained)}"
-        remedy = "Repeat them by `--replace true`, or give another --out"
-        raise UserError(what, where=root, remedy=remedy)
+        raise UserError(what, where=root, remedy="Repeat them by `--replace true`, or give another --out")
 
 
 @contextmanager
