@@ -237,13 +237,10 @@ class OneLineErrors:
             if isinstance(ex, KeyError):
                 ex.subcommand_parser = self  # type: ignore[attr-defined]  # as jsonargparse does for stages
             super().error(message, ex)  # type: ignore[misc]
-        causes, what = _causes(ex), message
-        keys: list[str] = []
+        causes = _causes(ex)
         # of an argument inside a class jsonargparse raises an error for each, the outer from the inner one
-        for cause in causes:
-            what = str(cause) or what
-            if isinstance(cause, TypeError) and (named := _KEY.match(what)):
-                keys.append(named[1])
+        keys = [key[1] for cause in causes if isinstance(cause, TypeError) and (key := _KEY.match(str(cause)))]
+        what = next(filter(None, map(str, reversed(causes))), message)
         where = f"--{'.'.join(keys)}" if keys else None
         for pattern, plain in _PLAIN.items():
             what = re.sub(pattern, plain, what)

@@ -123,17 +123,15 @@ def read_header(path: Path) -> Header:
 def decode(
     path: Path, start: int = 0, num_samples: int | None = None, *, is_segment: bool = False, channel: int | None = None
 ) -> NDArray[np.float32]:
-    """Decode a file, or a part of it, to mono at 16 kHz.
+    """Decode a file, or a part of it, which equals the same part of the whole, to mono at 16 kHz.
 
-    A part equals the same part of the whole. Of one channel, only that part is resampled and kept; several channels are
-    decoded whole, judged as a whole, and cut. Of a segment, its channels are judged by the part alone.
+    Several channels that are mixed are decoded and judged as a whole, and then cut, unless the part is a segment.
 
     Args:
         path: any format that libsndfile reads (wav, flac, ogg, mp3, ...).
         start: first sample, at 16 kHz.
         num_samples: how many samples at 16 kHz; to the end if None.
-        is_segment: the part is one speaker's turn in a recording of several: however many channels, only the part is
-            read where the format allows that, and elsewhere they may hold two voices.
+        is_segment: it is one speaker's turn in a recording of several, whose channels may hold two voices elsewhere.
         channel: the only one to read, from 0; all are mixed if None.
 
     Returns:
@@ -144,8 +142,7 @@ def decode(
         part = everything[start:][:num_samples]
         alone = is_segment or file.channels == 1 or channel is not None
         whole = not alone or part == everything
-        read = _read_pieces(file, everything if whole else part, PIECE, path, channel)
-        pieces, envelopes = zip(*read, strict=True)
+        pieces, envelopes = zip(*_read_pieces(file, everything if whole else part, PIECE, path, channel), strict=True)
     _refuse_channels(list(chain(*envelopes)), path)
     waveform = np.concatenate(pieces)
     fault = fault_of(waveform) if whole else None if is_sound(waveform) else NO_SOUND
@@ -366,9 +363,6 @@ def normalize(waveforms: Tensor, num_samples: Tensor, moments: Sequence[float] |
         waveforms: (batch, samples).
         num_samples: (batch,), on any device.
         moments: mean and standard deviation to take instead of each utterance's own.
-
-    Returns:
-        (batch, samples).
     """
     num_samples = num_samples.to(waveforms.device, non_blocking=True)
     length = num_samples[:, None].to(waveforms.dtype)

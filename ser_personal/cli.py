@@ -31,7 +31,6 @@ class Command(NamedTuple):
     function: str  # `module:name`, imported when it is called
     summary: str  # one line for `ser --help`
     positional: tuple[str, ...] = ()  # parameters given without a flag
-    resumable: bool = False  # the same command resumes what an earlier one left
 
     def load(self) -> Callable[..., Any]:
         """Import the function."""
@@ -42,8 +41,8 @@ class Command(NamedTuple):
 COMMANDS = {
     "synth": Command("corpus.synthetic:synth", "write a synthetic corpus in MSP-Podcast's layout"),
     "check": Command("corpus.check:check", "list what is in a corpus and what is wrong with it", ("corpus",)),
-    "kmeans": Command("pretrain.kmeans:kmeans", "fit the codebook and write pseudo-labels", resumable=True),
-    "cache": Command("pretrain.cache:cache", "run an encoder once and keep its frames for training", resumable=True),
+    "kmeans": Command("pretrain.kmeans:kmeans", "fit the codebook and write pseudo-labels"),
+    "cache": Command("pretrain.cache:cache", "run an encoder once and keep its frames for training"),
     "import": Command(
         "sharing.import_model:import_model",
         "turn a public emotion model, codebook or fairseq checkpoint into this project's files",
@@ -56,20 +55,12 @@ COMMANDS = {
     ),
     "baseline": Command("report.baseline:baseline", "score a ridge regression on a corpus", ("corpus",)),
     "folds": Command("corpus.folds:folds", "write leave-speakers-out folds of a corpus", ("corpus",)),
-    "gap": Command(
-        "corpus.folds:gap", "write speaker-dependent and speaker-independent corpora of equal size", ("corpus",)
-    ),
-    "study": Command("study.runner:study", "run a grid of recipes and seeds, and compare them", resumable=True),
-    "compare": Command(
-        "comparison.compare:compare", "compare test runs: scores with intervals, and their cost", ("runs",)
-    ),
-    "report": Command(
-        "report.report:report", "write a page of a test run, with an audit, or of annotated recordings", ("run",)
-    ),
+    "gap": Command("corpus.folds:gap", "write corpora of equal size, speaker-dependent and -independent", ("corpus",)),
+    "study": Command("study.runner:study", "run a grid of recipes and seeds, and compare them"),
+    "compare": Command("comparison.compare:compare", "compare test runs: scores with intervals, and cost", ("runs",)),
+    "report": Command("report.report:report", "write a page of a test run, with an audit, or of recordings", ("run",)),
     "export": Command("sharing.export:export", "turn a fine-tuned checkpoint into a bundle to share", ("checkpoint",)),
-    "annotate": Command(
-        "annotation.annotate:annotate", "predict the emotion of raw audio with a bundle", ("audio",), resumable=True
-    ),
+    "annotate": Command("annotation.annotate:annotate", "predict the emotion of raw audio with a bundle", ("audio",)),
     "enroll": Command(
         "annotation.annotate:enroll",
         "add a speaker's recordings, and labels of them, to a profile",
@@ -84,6 +75,8 @@ STAGES = {
     "test": "score a checkpoint on the test sets, calibrated with pldc.yaml",
     "predict": "predict with a checkpoint",
 }
+# the same command resumes what an earlier one left
+RESUMABLE = {"kmeans", "cache", "study", "annotate"}
 # what other tools call them
 SYNONYMS = {"train": "fit", "pretrain": "fit", "finetune": "fit", "evaluate": "test", "infer": "annotate"}
 
@@ -111,8 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Lightning turns a Ctrl-C into SystemExit
         if not any(isinstance(cause, KeyboardInterrupt) for cause in _causes(stop)):
             raise
-        resumable = argv[0] in COMMANDS and COMMANDS[argv[0]].resumable
-        sys.stderr.write(f"ser: stopped by Ctrl-C{'; the same command resumes' if resumable else ''}\n")
+        sys.stderr.write(f"ser: stopped by Ctrl-C{'; the same command resumes' if argv[0] in RESUMABLE else ''}\n")
         return CTRL_C
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _output_is_closed():
@@ -151,10 +143,7 @@ _FULL = re.compile(
 
 
 def find_user_error(error: BaseException) -> UserError | None:
-    """The user's mistake that an exception was raised from.
-
-    That is a UserError, else a full disk, else what else the system refused, such as a file that can't be read.
-    """
+    """The user's mistake that an exception was raised from: a UserError, a full disk, or what the system refused."""
     for cause in _causes(error):
         if isinstance(cause, UserError):
             return cause
@@ -280,9 +269,8 @@ def help_page(stage: str) -> str:
 
     recipes = [yaml.safe_load((SHIPPED / name).read_text(encoding="utf-8")) for name in RECIPES]
     lines = [f"usage: ser {stage} --config NAME.yaml [--config MORE.yaml ...] [--FLAG VALUE ...]", ""]
-    example = f"ser {stage} --config finetune.yaml --data.corpus CORPUS"
-    example += "" if stage == "fit" else " --ckpt_path finetune.ckpt"
-    lines += [f"{stage}: {STAGES[stage]}", f"  {example}", ""]
+    checkpoint = "" if stage == "fit" else " --ckpt_path finetune.ckpt"
+    lines += [f"{stage}: {STAGES[stage]}", f"  ser {stage} --config finetune.yaml --data.corpus CORPUS{checkpoint}", ""]
     lines += [f"{'flags that people change':28}{RECIPES[0]:>15}{RECIPES[1]:>15}"]
     for flag, meaning in FLAGS.items():
         columns = "".join(f"{default_in(recipe, number, flag):>15}" for number, recipe in enumerate(recipes))

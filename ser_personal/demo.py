@@ -23,7 +23,6 @@ EXPECT = """What to expect: {minutes:.0f} minutes of speech by invented voices, 
 HuBERT's place. It shows that every step runs, and how it reports. Ridge regression should do about
 as well, and no figure says anything about people.
 """
-VOICES = ("ben", "ada")
 
 
 def demo(
@@ -186,7 +185,7 @@ def _look(stages: Stages, folder: Path, run: Path, seed: int, speakers: int) -> 
     with stages.stage("annotate") as found:
         stem, table = folder / "conversation", folder / "conversation.csv"
         # of another group each, a low and a high one
-        converse(stem, {name: speakers + 1 + 2 * number for number, name in enumerate(VOICES)}, seed)
+        converse(stem, {name: speakers + 1 + 2 * number for number, name in enumerate(("ben", "ada"))}, seed)
         stages.run("export", run.parents[1] / "finetune.ckpt", "--out", folder / "bundle")
         turns = ["--segments", stem.with_suffix(".rttm")]
         stages.run("annotate", stem.with_suffix(".wav"), "--model", folder / "bundle", *turns, "--out", table)

@@ -64,10 +64,6 @@ def require_scale(scale: tuple[float, float]) -> None:
         raise UserError(f"{scale} is an empty range or an endless one", where="scale", remedy=remedy)
 
 
-# where Lightning logs what it found, and this package what it did
-_LOGGERS = [logging.getLogger(f"lightning.{name}") for name in ("pytorch.utilities.rank_zero", "fabric.utilities.seed")]
-
-
 def counted(count: int, noun: str) -> str:
     """Write a number of things: 1 recording, 2 recordings."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
@@ -81,16 +77,14 @@ def _is_ours(record: logging.LogRecord) -> bool:
 
 
 def silence_warnings(*, verbose: bool = False) -> None:
-    """Silence what Lightning says on every run and no user of this project can act on.
-
-    Args:
-        verbose: let it say what devices, seeds and logging intervals it found.
-    """
+    """Silence what Lightning says on every run and no user can act on; `verbose` lets it say what it found."""
     warnings.filterwarnings("ignore", message="`isinstance.treespec, LeafSpec.` is deprecated")
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     warnings.filterwarnings("ignore", message="The dirpath has changed from")
     # scores are computed over all devices before they are logged
     warnings.filterwarnings("ignore", message="It is recommended to use `self.log")
     warnings.filterwarnings("default" if verbose else "ignore", message="The number of training batches")
-    for logger in _LOGGERS:
+    # where Lightning logs what it found, and this package what it did
+    for name in ("pytorch.utilities.rank_zero", "fabric.utilities.seed"):
+        logger = logging.getLogger(f"lightning.{name}")
         (logger.removeFilter if verbose else logger.addFilter)(_is_ours)

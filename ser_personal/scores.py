@@ -142,9 +142,6 @@ def score(
         speaker_ids: (utterances,), None where unknown.
         attributes: names of the columns.
         min_utterances: labelled utterances a speaker must have to count in A-CCC; the CCC of a few is mostly chance.
-
-    Returns:
-        Attribute -> its scores.
     """
     predicted, labelled = np.asarray(predictions, dtype=np.float64), np.asarray(labels, dtype=np.float64)
     shape = (len(speaker_ids), len(attributes))
@@ -182,10 +179,7 @@ def ccc_from_moments(mean_difference: ArrayLike, variances: ArrayLike, covarianc
 
 
 def ccc_from_sums(*sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The CCC (...) of sums over n pairs, NaN where it is 0 / 0.
-
-    Args:
-        sums: each (...): n, of predictions x, of labels y, and of xx, yy and xy.
+    """The CCC (...) of n and the sums (...) over n pairs of predictions x, of labels y, of xx, yy and xy.
 
     Sums of squares lose digits: subtract something near the mean label from predictions and labels first.
     """
