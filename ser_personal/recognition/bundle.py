@@ -47,14 +47,11 @@ class Bundle:
     """A trained model and what its predictions are calibrated and judged by.
 
     Attributes:
-        network: encoder, speaker table and interpreter.
         model: fingerprint of the network's weights.
         attributes: what it predicts, in the order of its outputs; none where it predicts emotions.
         scale: least and greatest label, None where unknown.
         max_samples: the longest utterance that it was trained on, in samples.
-        pldc: settings of PLDC.
         bank: the training speakers, or groups of them; None where PLDC can't calibrate.
-        posterior: attribute -> fitted posterior; None where none was fitted.
         calibration: the default one.
         conformal: half-widths of intervals around predictions calibrated so; None where they weren't measured.
         label_priors: calibration -> attribute -> what it leaves to a speaker's own labels; empty where not measured.
@@ -89,7 +86,7 @@ def read_bundle(folder: Path) -> Bundle:
     held = {name: folder / name for name in HASHED if (folder / name).is_file()}
     try:
         for name in HASHED:
-            if (content_hash(held[name]) if name in held else None) != config["files"].get(name):
+            if config["files"].get(name) != (content_hash(held[name]) if name in held else None):
                 what = "isn't the file that the bundle was written with"
                 raise UserError(what, where=folder / name, remedy=_REMEDY)
         bundle = Bundle(

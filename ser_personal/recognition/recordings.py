@@ -227,17 +227,12 @@ def recordings_of(
     elif segments is not None:
         remedy = "Give for each recording a list of (start, end, speaker), in seconds"
         try:
-            turns = [
-                tuple(dict.fromkeys(_turn(*turn) for turn in of_one)) for of_one in ([segments] if single else segments)
-            ]
+            of_recordings = zip(recordings, [segments] if single else segments, strict=True)
+            listed = [(one.source, dict.fromkeys(_turn(*turn) for turn in own)) for one, own in of_recordings]
         except (TypeError, ValueError) as error:
             raise UserError("isn't one list of turns per recording", where="segments", remedy=remedy) from error
-        if len(turns) != len(recordings):
-            what = f"{counted(len(turns), 'list')} of turns for {counted(len(recordings), 'recording')}"
-            raise UserError(what, where="segments", remedy=remedy)
         # names such as SPEAKER_00 are of one recording; 1 and A, other than in files, are given on purpose
-        if len(turns) > 1:
-            turns = name_apart([(one.source, own) for one, own in zip(recordings, turns, strict=True)], NUMBERED)
+        turns = name_apart(listed, NUMBERED) if len(listed) > 1 else [tuple(own) for _, own in listed]
         none = UserError("has no turns", remedy="Leave it out, or give some")
         recordings = [
             replace(recording, turns=own, fault=None if own else none)

@@ -60,22 +60,19 @@ def energy_speech(waveform: NDArray[np.float32]) -> list[Segment]:
     """
     hops = waveform[: len(waveform) // HOP * HOP].reshape(-1, HOP)
     energy = np.einsum("ij,ij->i", hops, hops).astype(np.float64)
-    frames = max(0, len(energy) - HOPS_A_FRAME + 1)
-    if frames == 0:
+    frames = len(energy) - HOPS_A_FRAME + 1
+    if frames <= 0:
         return []
     power = np.sum([energy[offset : offset + frames] for offset in range(HOPS_A_FRAME)], axis=0) / FRAME
     level: NDArray[np.float64] = 10 * np.log10(power + 1e-10)
     threshold = max(np.quantile(level, 0.1) + ABOVE_FLOOR, level.max() - BELOW_PEAK, QUIETEST_SPEECH)
     loud = np.concatenate([[False], level > threshold, [False]])
     edges = np.flatnonzero(loud[1:] != loud[:-1])
-    found: list[Segment] = []
-    for first, after in edges.reshape(-1, 2).tolist():
-        start = max(0, first * HOP - PADDING)
-        end = min(len(waveform), (after - 1) * HOP + FRAME + PADDING)
-        if found and start <= found[-1].end:
-            start = found.pop().start
-        found.append(Segment(start, end))
-    return found
+    padded = [
+        Segment(max(0, first * HOP - PADDING), min(len(waveform), (after - 1) * HOP + FRAME + PADDING))
+        for first, after in edges.reshape(-1, 2).tolist()
+    ]
+    return join(padded, 0, len(waveform))
 
 
 def silero_speech(waveform: NDArray[np.float32]) -> list[Segment]:

@@ -77,10 +77,8 @@ def model_card(
     card = ModelCard.from_template(
         data,
         str(TEMPLATE),
-        name=options.name,
+        options=options,
         bundle=bundle,
-        predicted=", ".join(bundle.emotions or bundle.attributes),
-        datasets=", ".join(options.datasets),
         labelled=_labelled(bundle),
         training_speakers=training_speakers,
         embedded_speakers=embedded_speakers,
