@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 KEYS = ("split", "row", "is_oracle", "draw", "attribute", "speaker")
+ORACLE = "own_statistics"
 MOMENTS = ("prediction_mean", "label_mean", "prediction_variance", "label_variance", "covariance")
 LEGEND = {
     "raw": "raw: uncalibrated.",
@@ -36,7 +37,7 @@ LEGEND = {
     "posterior": "posterior (ours): by speaker vector and predictions, as far as it helps validation speakers.",
     "population": "population: control, k = all speakers.",
     "random_speakers": "random_speakers: control, k at random.",
-    "own_statistics": "own_statistics reads the test labels: an oracle, never a result.",
+    ORACLE: "own_statistics reads the test labels: an oracle, never a result.",
 }
 
 
@@ -135,12 +136,9 @@ def calibration_table(
 ) -> list[CalibrationRow]:
     """Scores of every calibrator on a test set, by name, and of the oracle, by the settings of `pldc`, last."""
     inputs = test.predictions, test.speaker_ids, test.pooled
-    rows = [
-        score_row(name, test, calibrator(*inputs), pldc.attributes, min_utterances)
-        for name, calibrator in calibrators.items()
-    ]
-    oracle = own_statistics(pldc, *inputs, test.labels)
-    return [*rows, replace(score_row("own_statistics", test, oracle, pldc.attributes, min_utterances), is_oracle=True)]
+    predictions = {name: calibrator(*inputs) for name, calibrator in calibrators.items()}
+    predictions[ORACLE] = own_statistics(pldc, *inputs, test.labels)
+    return [score_row(name, test, each, pldc.attributes, min_utterances) for name, each in predictions.items()]
 
 
 def score_row(
@@ -150,7 +148,7 @@ def score_row(
     is_random = predictions.ndim == 3
     draws = predictions if is_random else predictions[None]
     scores = [score(draw, test.labels, test.speaker_ids, attributes, min_utterances=min_utterances) for draw in draws]
-    return CalibrationRow(name, mean_scores(scores), is_oracle=False, predictions=draws, is_random=is_random)
+    return CalibrationRow(name, mean_scores(scores), name == ORACLE, draws, is_random)
 
 
 def speaker_moments(

@@ -146,11 +146,9 @@ def join_runs(runs: Sequence[ComparedRun]) -> list[JoinedSet]:
     twice = table[table.duplicated(["recipe", "seed", "split", "row", "draw", "attribute", "speaker"])]
     if len(twice):
         first = twice.iloc[0]
-        raise UserError(
-            f"speaker {first['speaker']} is tested twice on {first['split']}",
-            where=first["recipe"],
-            remedy="List each run once; give runs that share a name different ones, as NAME=FOLDER",
-        )
+        what = f"speaker {first['speaker']} is tested twice on {first['split']}"
+        remedy = "List each run once; give runs that share a name different ones, as NAME=FOLDER"
+        raise UserError(what, where=first["recipe"], remedy=remedy)
     sets = [_join(part, runs) for _, part in table.groupby(["split", "attribute"], sort=False)]
     return sorted(sets, key=lambda test: (test.split, ATTRIBUTES.index(test.attribute)))
 
@@ -171,11 +169,9 @@ def _join(table: pd.DataFrame, runs: Sequence[ComparedRun]) -> JoinedSet:
             _require_same_labels(systems[0] if systems else system, system, speakers)
             systems.append(system)
     if not systems:
-        raise UserError(
-            f"no recipe was tested on all {len(speakers)} speakers of {split} that the others were tested on",
-            where=attribute,
-            remedy="Compare runs on the same test set; to complete the folds of a study, run it again",
-        )
+        what = f"no recipe was tested on all {len(speakers)} speakers of {split} that the others were tested on"
+        remedy = "Compare runs on the same test set; to complete the folds of a study, run it again"
+        raise UserError(what, where=attribute, remedy=remedy)
     notes = [
         f"{recipe} has seeds without all {len(speakers)} speakers, which are left out of {', '.join(rows)}"
         for recipe, rows in incomplete.items()
@@ -205,11 +201,9 @@ def _require_same_labels(first: System, system: System, speakers: Sequence[str])
     same_means = np.isclose(first.moments[0, :, 1], system.moments[:, :, 1]).all(axis=0)
     same = np.isclose(first.utterances, system.utterances) & same_means
     if not same.all():
-        raise UserError(
-            f"other utterances or labels of speaker {speakers[int(np.argmin(same))]} than in the first run",
-            where=system.name,
-            remedy="Compare runs on one test set with the same labels",
-        )
+        what = f"other utterances or labels of speaker {speakers[int(np.argmin(same))]} than in the first run"
+        remedy = "Compare runs on one test set with the same labels"
+        raise UserError(what, where=system.name, remedy=remedy)
 
 
 @dataclass(frozen=True)
@@ -238,11 +232,8 @@ def find_baseline(tests: Sequence[JoinedSet], name: str) -> str:
     found = next((each.name for each in systems if name in {each.name, each.recipe}), None)
     if found is None:
         recipes = ", ".join(dict.fromkeys(each.recipe for each in systems))
-        raise UserError(
-            f"no recipe {name} to compare with",
-            where="--baseline",
-            remedy=f"Choose one of {recipes}, or one with its calibration, such as {systems[0].name}",
-        )
+        remedy = f"Choose one of {recipes}, or one with its calibration, such as {systems[0].name}"
+        raise UserError(f"no recipe {name} to compare with", where="--baseline", remedy=remedy)
     return found
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import astuple, dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -104,13 +105,18 @@ class ComparedRun:
     needs: dict[Path, RunRecord] = field(default_factory=dict)  # preparation runs that it used, by folder
     training_speakers: int | None = None  # in a study of the personalisation gap, as `side`
     side: str | None = None
-    metrics: dict[str, Any] = field(default_factory=dict)  # metrics.json, empty where there is none
     folder: Path | None = None  # of its files; None where they aren't on disk
 
     @property
     def name(self) -> str:
         """As a row of the comparison: `vanilla`, or of a gap `vanilla, 50 speakers, dependent`."""
         return self.recipe if self.side is None else f"{self.recipe}, {self.training_speakers} speakers, {self.side}"
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """What metrics.json holds, empty where there is none."""
+        path = None if self.folder is None else self.folder / METRICS
+        return read_json(path) if path is not None and path.is_file() else {}
 
 
 def find_runs(folders: Sequence[str]) -> list[ComparedRun]:
@@ -148,20 +154,10 @@ def _of_study(folder: Path) -> list[ComparedRun]:
         run, record = path.parent, read_record(path.parent)
         if record.kind == "recipe" and record.results is not None:
             study = next((parent.parent for parent in run.absolute().parents if parent.name == "runs"), run)
-            needs, results = [study / need for need in record.needs], run / record.results
-            runs.append(
-                ComparedRun(
-                    record.name,
-                    record.seed,
-                    read_moments(results / SPEAKER_MOMENTS),
-                    record.stages,
-                    {need: read_record(need) for need in needs if (need / DONE).is_file()},
-                    record.training_speakers,
-                    record.side,
-                    _metrics(results),
-                    results,
-                )
-            )
+            folders, results = [study / need for need in record.needs], run / record.results
+            needs = {need: read_record(need) for need in folders if (need / DONE).is_file()}
+            moments, gap = read_moments(results / SPEAKER_MOMENTS), (record.training_speakers, record.side)
+            runs.append(ComparedRun(record.name, record.seed, moments, record.stages, needs, *gap, results))
     return runs
 
 
@@ -175,7 +171,6 @@ def _tests_in(folder: Path) -> list[ComparedRun]:
             None,
             read_moments(path / SPEAKER_MOMENTS),
             (read_stage(path / TEST_COST),) if (path / TEST_COST).is_file() else (),
-            metrics=_metrics(path),
             folder=path,
         )
         for path, name in zip(paths, names, strict=True)
@@ -279,10 +274,6 @@ def _tested_utterances(runs: Sequence[ComparedRun]) -> pd.DataFrame:
     return table
 
 
-def _metrics(folder: Path) -> dict[str, Any]:
-    return read_json(folder / METRICS) if (folder / METRICS).is_file() else {}
-
-
 # not part of training
 _NO_TRAINING = {"synth", "folds", "check", "import", "test"}
 # of several runs the largest counts; of the rest their mean
@@ -300,11 +291,8 @@ def recipe_costs(runs: Sequence[ComparedRun]) -> pd.DataFrame:
     for recipe in dict.fromkeys(run.name for run in runs):
         own = [run for run in runs if run.name == recipe]
         needed = {folder: record for run in own for folder, record in run.needs.items()}
-        stages = [(record.name, True, stage) for record in needed.values() for stage in record.stages]
-        stages += [(stage.command, False, stage) for run in own for stage in run.stages]
-        rows += [
-            {"recipe": recipe, "stage": name, "is_shared": shared, **asdict(stage)} for name, shared, stage in stages
-        ]
+        rows += [(recipe, each.name, True, *astuple(stage)) for each in needed.values() for stage in each.stages]
+        rows += [(recipe, stage.command, False, *astuple(stage)) for run in own for stage in run.stages]
     table = pd.DataFrame(rows, columns=[*key, *measured]).astype(dict.fromkeys(measured, float))
     ways = {name: "max" if name in _LARGEST else "mean" for name in measured}
     return table.groupby(key, sort=False, as_index=False).agg(ways)

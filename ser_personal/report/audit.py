@@ -40,17 +40,14 @@ def speaker_sums(
         mean label, which keeps their precision; then whether the speaker counts in A-CCC, and the CCC, else 0.
     """
     middle = np.nanmean(labels)
-    sums = np.zeros((len(rows_of), 10))
-    for index, all_rows in enumerate(rows_of):
+    sums = []
+    for all_rows in rows_of:
         rows = all_rows[~np.isnan(labels[all_rows])]
         p, label = predictions[rows] - middle, labels[rows] - middle
-        error = p - label
-        summands = (np.ones(len(rows)), p, label, p**2, label**2, p * label, error, np.abs(error))
-        sums[index, :8] = [summand.sum() for summand in summands]
+        summands = (np.ones(len(rows)), p, label, p**2, label**2, p * label, p - label, np.abs(p - label))
         ccc = concordance(predictions[rows], labels[rows]) if len(rows) >= min_utterances else np.nan
-        if not np.isnan(ccc):
-            sums[index, 8:] = 1, ccc
-    return sums
+        sums.append([*(summand.sum() for summand in summands), *((0, 0) if np.isnan(ccc) else (1, ccc))])
+    return np.reshape(sums, (-1, 10))
 
 
 def figures(sums: Values, weights: Values) -> dict[str, Values]:

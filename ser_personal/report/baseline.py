@@ -70,11 +70,8 @@ def baseline(
     refuse_existing(Path(out) / BASELINE, Path(out) / SPEAKER_MOMENTS, replace=replace)
     data = EmotionDataModule(corpus, test_splits=test_splits, num_workers=0)
     if not write_baseline(data, attributes, min_utterances, Path(out)):
-        raise UserError(
-            f"no training utterance has a label of {' or '.join(attributes)}",
-            where="ser baseline",
-            remedy="Give a corpus with labels, or other --attributes",
-        )
+        what = f"no training utterance has a label of {' or '.join(attributes)}"
+        raise UserError(what, where="ser baseline", remedy="Give a corpus with labels, or other --attributes")
 
 
 def write_baseline(data: Any, wanted: Sequence[str], min_utterances: int, folder: Path) -> bool:
@@ -114,11 +111,9 @@ class RidgeBaselineCallback(RunWriter):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         attributes_of(pl_module, self)
         if trainer.datamodule.frame_source is not None:  # type: ignore[attr-defined]
-            raise UserError(
-                "batches hold cached features, and MFCC are computed of audio",
-                where="RidgeBaselineCallback",
-                remedy="Leave configs/ridge.yaml out, and run `ser baseline CORPUS`",
-            )
+            what = "batches hold cached features, and MFCC are computed of audio"
+            remedy = "Leave configs/ridge.yaml out, and run `ser baseline CORPUS`"
+            raise UserError(what, where="RidgeBaselineCallback", remedy=remedy)
 
     @override
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -92,12 +92,9 @@ def write_timelines(table: Path, audio: Path | None = None, out: Path | None = N
         # moved from elsewhere; of two recordings of one name it may be either
         paths += [audio / timeline.name] if audio is not None and count[timeline.name] == 1 else []
         path = next(filter(Path.is_file, paths), None)
-        if path is None:
-            lines.append(f"no sound of {timeline.file}: no such file; --audio FOLDER gives the folder of these files")
-            sound, seconds = "", 0.0
-        else:
-            sound, seconds, fault = find_sound(path, page)
-            lines += [f"no sound of {timeline.file}: {fault}"] if fault else []
+        missing = "", 0.0, "no such file; --audio FOLDER gives the folder of these files"
+        sound, seconds, fault = missing if path is None else find_sound(path, page)
+        lines += [f"no sound of {timeline.file}: {fault}"] if fault else []
         shown = describe(timeline, seconds)
         back = quote(index.name) if several else ""
         atomic_write(page, render(TEMPLATE, timeline=shown, sound=sound, index=back, **named))
