@@ -25,17 +25,11 @@ QUANTILES = (0.0, 0.1, 0.5, 0.9, 1.0)
 
 @dataclass(frozen=True)
 class HalfWidths:
-    """Half-widths of one attribute's intervals, by the number of utterances that a calibration is based on.
+    """Half-widths of one attribute's intervals, by bins of the number of utterances that a calibration is based on."""
 
-    Attributes:
-        from_utterances: (bins,), ascending: the least number of utterances in each bin; the last one is open.
-        half_width: (bins,), label points; infinite where too few speakers were measured.
-        speakers: (bins,), how many were measured.
-    """
-
-    from_utterances: tuple[int, ...]
-    half_width: tuple[float, ...]
-    speakers: tuple[int, ...]
+    from_utterances: tuple[int, ...]  # the least number in each bin, ascending; the last bin is open
+    half_width: tuple[float, ...]  # label points; infinite where too few speakers were measured
+    speakers: tuple[int, ...]  # how many were measured
 
 
 @dataclass(frozen=True)

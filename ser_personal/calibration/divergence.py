@@ -40,11 +40,7 @@ def gaussian_kl(values: Values, training_mean: Values, training_std: Values) -> 
 
 
 def speaker_shifts(
-    speaker_ids: Sequence[str | None],
-    pooled: Values,
-    labels: Values,
-    bank: SpeakerBank,
-    attributes: Sequence[str],
+    speaker_ids: Sequence[str | None], pooled: Values, labels: Values, bank: SpeakerBank, attributes: Sequence[str]
 ) -> dict[str, SpeakerShift]:
     """The shifts of every known speaker, from `pooled` (utterances, dim) and `labels` (utterances, attributes).
 

@@ -43,19 +43,12 @@ LEGEND = {
 
 @dataclass(frozen=True, eq=False)
 class PredictedSet:
-    """What a fine-tuned model predicts of a set, each utterance once.
+    """What a fine-tuned model predicts of a set, each utterance once."""
 
-    Attributes:
-        predictions: (utterances, attributes), label points.
-        speaker_ids: (utterances,), None where unknown.
-        pooled: (utterances, dim).
-        labels: (utterances, attributes), label points, NaN where missing.
-    """
-
-    predictions: Values
-    speaker_ids: tuple[str | None, ...]
-    pooled: Values
-    labels: Values
+    predictions: Values  # (utterances, attributes), label points
+    speaker_ids: tuple[str | None, ...]  # (utterances,), None where unknown
+    pooled: Values  # (utterances, dim)
+    labels: Values  # (utterances, attributes), label points, NaN where missing
 
     def part(self, rows: NDArray[np.bool_]) -> PredictedSet:
         """The utterances of some rows, a mask (utterances,)."""
@@ -65,22 +58,14 @@ class PredictedSet:
 
 @dataclass(frozen=True, eq=False)
 class CalibrationRow:
-    """One row of the score table.
+    """One row of the score table."""
 
-    Attributes:
-        name: one of `LEGEND`, or a caller's own.
-        scores: attribute -> scores; their mean over draws where there are several.
-        is_oracle: it read labels of the test set, so it is never a result.
-        predictions: (draws, utterances, attributes), label points; one draw unless chance takes part; none of a row
-            that was read from a file.
-        is_random: chance takes part, so that no draw by itself is a result.
-    """
-
-    name: str
-    scores: Scores
-    is_oracle: bool
+    name: str  # one of `LEGEND`, or a caller's own
+    scores: Scores  # by attribute; their mean over draws where there are several
+    is_oracle: bool  # it read labels of the test set, so it is never a result
+    # (draws, utterances, attributes), label points; one draw unless chance takes part; none in a row read from a file
     predictions: Values = field(default_factory=lambda: np.empty((0, 0, 0)))
-    is_random: bool = False
+    is_random: bool = False  # chance takes part, so that no draw by itself is a result
 
 
 def standard_calibrators(

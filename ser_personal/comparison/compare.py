@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -100,23 +99,18 @@ class System:
         """Recipe and calibration, as a baseline is named."""
         return f"{self.recipe}/{self.calibration}"
 
-    @cached_property
-    def _sums(self) -> Values:
-        """Each speaker's part, (replicates, speakers, 6): n, and sums of p, l, p², l², pl around the mean label."""
-        n = self.utterances
-        middle = n @ self.moments[0, :, 1] / n.sum()
-        p, label = self.moments[..., 0] - middle, self.moments[..., 1] - middle
-        squares = (self.moments[..., 2] + p**2, self.moments[..., 3] + label**2, self.moments[..., 4] + p * label)
-        return np.stack(np.broadcast_arrays(n, n * p, n * label, *(n * each for each in squares)), axis=-1)
-
     def overall_ccc(self, weights: Values) -> Values:
         """O-CCC (resamples,) over all utterances, each speaker as often as weights (resamples, speakers) say."""
-        return np.asarray(ccc_from_sums(*np.moveaxis(weights @ self._sums, -1, 0)).mean(axis=0))
+        n, (mean, label_mean, variance, label_variance, covariance) = self.utterances, np.moveaxis(self.moments, -1, 0)
+        middle = n @ label_mean[0] / n.sum()
+        p, label = mean - middle, label_mean - middle
+        squares = variance + p**2, label_variance + label**2, covariance + p * label
+        # each speaker's part, (replicates, speakers, 6), around the mean label
+        sums = np.stack(np.broadcast_arrays(n, n * p, n * label, *(n * each for each in squares)), axis=-1)
+        return np.asarray(ccc_from_sums(*np.moveaxis(weights @ sums, -1, 0)).mean(axis=0))
 
     def average_ccc(self, weights: Values, counted: NDArray[np.bool_]) -> Values:
         """A-CCC (resamples,) over the counted speakers (speakers,), each one's CCC averaged over replicates first."""
-        if not counted.any():
-            return np.full(len(weights), np.nan)
         own = self.ccc[:, counted].mean(axis=0)
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.asarray(weights[:, counted] @ own / weights[:, counted].sum(axis=1))

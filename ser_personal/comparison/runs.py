@@ -274,8 +274,6 @@ def _tested_utterances(runs: Sequence[ComparedRun]) -> pd.DataFrame:
     return table
 
 
-# not part of training
-_NO_TRAINING = {"synth", "folds", "check", "import", "test"}
 # of several runs the largest counts; of the rest their mean
 _LARGEST = {"device_memory", "trained_parameters"}
 
@@ -296,11 +294,6 @@ def recipe_costs(runs: Sequence[ComparedRun]) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=[*key, *measured]).astype(dict.fromkeys(measured, float))
     ways = {name: "max" if name in _LARGEST else "mean" for name in measured}
     return table.groupby(key, sort=False, as_index=False).agg(ways)
-
-
-def training_seconds(costs: pd.DataFrame) -> pd.Series[float]:
-    """Wall time to train one model of each recipe from the corpus, shared steps included."""
-    return costs[~costs["command"].isin(_NO_TRAINING)].groupby("recipe", sort=False)["seconds"].sum()
 
 
 def pretraining_scores(runs: Sequence[ComparedRun]) -> pd.DataFrame:

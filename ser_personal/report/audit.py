@@ -266,19 +266,10 @@ class SetAudit:
     shifts: dict[str, ShiftAnalysis]
 
 
-@dataclass(frozen=True)
-class Audit:
-    """The audit of a run."""
+def audit(run: RunFiles, test: ScoredSet, bootstrap: Bootstrap) -> SetAudit:
+    """Audit one test set of a run."""
 
-    bootstrap: Bootstrap
-    sets: tuple[SetAudit, ...]
-    probes: tuple[Probe, ...]  # of its speaker vectors
-
-
-def audit(run: RunFiles, bootstrap: Bootstrap) -> Audit:
-    """Audit a run."""
-
-    def partition(test: ScoredSet, name: str, note: str, group_of: Mapping[str, str]) -> Partition:
+    def partition(name: str, note: str, group_of: Mapping[str, str]) -> Partition:
         groups = {
             attribute: {
                 system: compare_groups(
@@ -296,17 +287,12 @@ def audit(run: RunFiles, bootstrap: Bootstrap) -> Audit:
         left_out = sum(speaker not in group_of for speaker in test.speaker_ids)
         return Partition(name, note, left_out, groups if group_of else {})
 
-    def of_set(test: ScoredSet) -> SetAudit:
-        recorded = "As the corpus records it, which need not be what the speakers would say."
-        counted = "All test utterances of a speaker, labelled or not, which is also what calibrates them."
-        return SetAudit(
-            test.name,
-            (
-                partition(test, "gender", recorded, by_gender(test)),
-                partition(test, "amount of speech", counted, by_amount_of_speech(test)),
-            ),
-            {attribute: harm(run, test, attribute, bootstrap) for attribute in run.attributes},
-            {attribute: analyse_shifts(test, attribute, bootstrap) for attribute in run.attributes},
-        )
-
-    return Audit(bootstrap, tuple(map(of_set, run.sets)), tuple(probes(run, bootstrap)))
+    recorded = "As the corpus records it, which need not be what the speakers would say."
+    counted = "All test utterances of a speaker, labelled or not, which is also what calibrates them."
+    gender = partition("gender", recorded, by_gender(test))
+    return SetAudit(
+        name=test.name,
+        partitions=(gender, partition("amount of speech", counted, by_amount_of_speech(test))),
+        harm={attribute: harm(run, test, attribute, bootstrap) for attribute in run.attributes},
+        shifts={attribute: analyse_shifts(test, attribute, bootstrap) for attribute in run.attributes},
+    )

@@ -12,7 +12,7 @@ from ser_personal.calibration.table import LEGEND, decimal
 from ser_personal.errors import UserError
 from ser_personal.evaluation.run_files import read_run
 from ser_personal.files import atomic_write, write_json
-from ser_personal.report.audit import MEANING, METRICS, SHIFTS, SYSTEMS, audit
+from ser_personal.report.audit import MEANING, METRICS, SHIFTS, SYSTEMS, audit, probes
 from ser_personal.report.bootstrap import COVERAGE, Bootstrap, Resamples, interval, signed_interval, verdicts
 from ser_personal.report.figures import as_svg, dumbbells, forest, style
 from ser_personal.report.timeline import TABLES, render, write_timelines
@@ -59,10 +59,11 @@ def report(
         raise UserError(what, where=run, remedy="Leave them out")
 
     read, bootstrap = read_run(run), Bootstrap(resamples, seed)
-    found = audit(read, bootstrap)
+    audits, probed = [audit(read, test, bootstrap) for test in read.sets], probes(read, bootstrap)
     numbers = (decimal, interval, signed_interval)
     filters: dict[str, Any] = {"svg": as_svg, **{function.__name__: function for function in numbers}}
-    named = {"meaning": MEANING, "systems": SYSTEMS, "metrics": METRICS, "shift_names": SHIFTS, "legend": LEGEND}
+    texts = {"meaning": MEANING, "systems": SYSTEMS, "metrics": METRICS, "shift_names": SHIFTS, "legend": LEGEND}
+    found: dict[str, Any] = {"run": read, "bootstrap": bootstrap, "audits": audits, "probes": probed}
     asked, figures = {}, {}
     with style():
         for test in read.sets:
@@ -70,9 +71,10 @@ def report(
             forests = (forest(read, test, each, bootstrap) for each in read.attributes)
             speakers = (dumbbells(read, test, each) for each in read.attributes)
             figures[test.name] = {"forest": [*filter(None, forests)], "speakers": [*filter(None, speakers)]}
-        content = render(TEMPLATE, filters, run=read, found=found, verdicts=asked, figures=figures, **named)
+        content = render(TEMPLATE, filters, **texts, **found, verdicts=asked, figures=figures)
     page = read.folder / "report.html"
     atomic_write(page, content)
     of_run = {"interval": COVERAGE, "min_utterances": read.min_utterances, "calibration": read.chosen}
-    write_json(read.folder / "audit.json", {"meaning": MEANING, **of_run, **asdict(found)})
+    written = {"bootstrap": asdict(bootstrap), "sets": [*map(asdict, audits)], "probes": [*map(asdict, probed)]}
+    write_json(read.folder / "audit.json", {"meaning": MEANING, **of_run, **written})
     console.print(f"written: {page} and audit.json", markup=False)
