@@ -161,10 +161,7 @@ def speaker_moments(
 
 
 def print_scores(title: str, rows: Sequence[CalibrationRow], min_utterances: int) -> None:
-    """Print O-CCC and A-CCC, with its standard deviation over speakers, of each row and attribute, and a legend.
-
-    `min_utterances` are the labelled utterances that a speaker had to have to count in A-CCC.
-    """
+    """Print O-CCC and A-CCC, with its standard deviation over speakers, of each row and attribute, and a legend."""
     from rich import box
     from rich.console import Console
     from rich.markup import escape

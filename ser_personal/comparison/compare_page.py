@@ -48,29 +48,44 @@ def page(
         "over seeds first; they say how far other speakers could change a figure, not other seeds. Differences are to "
         f"{baseline}, over the same draws. An oracle reads test labels and is never a result.",
     ]
+    headings = ["recipe", "calibration", "seeds", "O-CCC", "A-CCC", "O-CCC difference", "A-CCC difference"]
     for compared in sets:
-        parts += _section(compared)
-    parts += _costs(costs)
+        rows = [
+            [
+                row.system.recipe,
+                row.system.calibration + (" (oracle)" if row.system.is_oracle else ""),
+                str(row.system.seeds),
+                *map(interval, row.scores.values()),
+                *(_gain(row, metric) for metric in row.scores),
+            ]
+            for row in compared.rows
+        ]
+        parts += [f"## {compared.test.title}", about(compared), _table(headings, rows)]
+    if len(costs):
+        headings = ["recipe", "stage", "trained parameters", "time", "CPU time", "audio", "GPU memory"]
+        rows = [
+            [
+                stage["recipe"],
+                stage["stage"] + (" (shared)" if stage["is_shared"] else ""),
+                _or_dash(stage["trained_parameters"], "{:,.0f}".format),
+                duration(stage["seconds"]),
+                _or_dash(stage["cpu_seconds"], duration),
+                _or_dash(stage["speech_seconds"], duration),
+                _or_dash(stage["device_memory"], lambda size: f"{size / 2**30:.2f} GiB"),
+            ]
+            for stage in costs.to_dict("records")
+        ]
+        parts += ["## Cost", _table(headings, rows), READ_STAGES]
     if len(pretrained):
         headings = ["pre-training", "runs", "loss", "accuracy", "loss, unseen speakers", "accuracy, unseen speakers"]
         rows = [[step, str(runs), *map(decimal, scores)] for step, runs, *scores in pretrained.to_numpy()]
         parts += ["## Pre-training", _table(headings, rows), READ_PRETRAINING]
-    return "\n\n".join([*parts, *_gaps(sets)]) + "\n"
-
-
-def _section(compared: ComparedSet) -> list[str]:
-    headings = ["recipe", "calibration", "seeds", "O-CCC", "A-CCC", "O-CCC difference", "A-CCC difference"]
-    rows = [
-        [
-            row.system.recipe,
-            row.system.calibration + (" (oracle)" if row.system.is_oracle else ""),
-            str(row.system.seeds),
-            *map(interval, row.scores.values()),
-            *(_gain(row, metric) for metric in row.scores),
-        ]
-        for row in compared.rows
-    ]
-    return [f"## {compared.test.title}", about(compared), _table(headings, rows)]
+    with_gap = [compared for compared in sets if compared.gaps]
+    parts += ["## Personalisation gap", READ_GAP] if with_gap else []
+    for compared in with_gap:
+        rows = [[name, *map(signed_interval, gap.values())] for name, gap in compared.gaps.items()]
+        parts += [f"### {compared.test.title}", _table(["dependent side", "O-CCC gap", "A-CCC gap"], rows)]
+    return "\n\n".join(parts) + "\n"
 
 
 def about(compared: ComparedSet) -> str:
@@ -90,34 +105,6 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _or_dash(value: float, formatted: Callable[[float], str]) -> str:
     return "-" if isnan(value) else formatted(value)
-
-
-def _costs(costs: pd.DataFrame) -> list[str]:
-    if not len(costs):
-        return []
-    headings = ["recipe", "stage", "trained parameters", "time", "CPU time", "audio", "GPU memory"]
-    stages = [
-        [
-            stage["recipe"],
-            stage["stage"] + (" (shared)" if stage["is_shared"] else ""),
-            _or_dash(stage["trained_parameters"], "{:,.0f}".format),
-            duration(stage["seconds"]),
-            _or_dash(stage["cpu_seconds"], duration),
-            _or_dash(stage["speech_seconds"], duration),
-            _or_dash(stage["device_memory"], lambda size: f"{size / 2**30:.2f} GiB"),
-        ]
-        for stage in costs.to_dict("records")
-    ]
-    return ["## Cost", _table(headings, stages), READ_STAGES]
-
-
-def _gaps(sets: Sequence[ComparedSet]) -> list[str]:
-    with_gap = [compared for compared in sets if compared.gaps]
-    parts = ["## Personalisation gap", READ_GAP] if with_gap else []
-    for compared in with_gap:
-        rows = [[name, *map(signed_interval, gap.values())] for name, gap in compared.gaps.items()]
-        parts += [f"### {compared.test.title}", _table(["dependent side", "O-CCC gap", "A-CCC gap"], rows)]
-    return parts
 
 
 def _gain(row: ComparedRow, metric: str) -> str:

@@ -60,6 +60,13 @@ class CostRecorder(Callback):
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write("fit", trainer, pl_module)
+
+    @override
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write("test", trainer, pl_module)
+
+    def _write(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> None:
         # every process has its share of the audio
         own = torch.tensor(self._speech, device=pl_module.device)
         speech = float(trainer.strategy.reduce(own, reduce_op="sum"))
@@ -70,17 +77,15 @@ class CostRecorder(Callback):
         trained = sum(weight.numel() for weight in weights if weight.requires_grad)
         on_cuda = pl_module.device.type == "cuda"
         write_json(
-            folder / f"{self._stage}_cost.json",
+            folder / f"{stage}_cost.json",
             {
-                "command": self._stage,
+                "command": stage,
                 **self.state_dict(),
                 "device_memory": torch.cuda.max_memory_allocated() if on_cuda else None,
                 "speech_seconds": speech,
                 "parameters": sum(weight.numel() for weight in weights),
-                "trained_parameters": trained if self._stage == "fit" else None,
+                "trained_parameters": trained if stage == "fit" else None,
                 "device": pl_module.device.type,
                 "devices": trainer.world_size,
             },
         )
-
-    on_test_end = on_fit_end

@@ -77,8 +77,7 @@ def compare_groups(
 ) -> dict[str, GroupComparison]:
     """Score each group of speakers and compare it with all others; groups keep their sizes in every draw.
 
-    Predictions and labels (utterances,) are in label points, NaN where missing; `min_utterances` are the labelled ones
-    that a speaker must have to count in A-CCC.
+    Predictions and labels (utterances,) are in label points, NaN where missing.
     """
     rows_of = {speaker: rows for speaker, rows in rows_by_speaker(speaker_ids).items() if speaker in group_of}
     member = np.array([group_of[speaker] for speaker in rows_of])

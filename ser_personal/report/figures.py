@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import StringIO
@@ -12,17 +13,13 @@ from warnings import catch_warnings, filterwarnings
 import numpy as np
 
 from ser_personal.calibration.table import decimal
-from ser_personal.report.bootstrap import paired_gain, signed_interval, speaker_gains
+from ser_personal.evaluation.run_files import RunFiles, ScoredSet
+from ser_personal.report.bootstrap import Bootstrap, paired_gain, signed_interval, speaker_gains
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from markupsafe import Markup
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from ser_personal.evaluation.run_files import RunFiles, ScoredSet
-    from ser_personal.report.bootstrap import Bootstrap
 
 WIDTH = 4.0  # inches
 INK = "#1b2127"

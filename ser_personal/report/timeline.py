@@ -76,7 +76,10 @@ def write_timelines(table: Path, audio: Path | None = None, out: Path | None = N
         raise UserError("isn't called .html", where=f"--out {index}", remedy=remedy)
     found = read_timelines(table)
     source = quote_path(table, index)
-    refuse_page_of_another(table, index, source)
+    # another's page, which would be lost, doesn't name this table
+    if index.is_file() and f'<meta name="table" content="{source}">'.encode() not in index.read_bytes():
+        remedy = f"Write --out {shlex.quote(str(index.with_name(f'{table.stem}_{index.name}')))} instead"
+        raise UserError(f"isn't a page of {table.name}, and would be replaced", where=index, remedy=remedy)
     if len(found) > MOST_PAGES:
         what = f"holds {len(found)} recordings, and at most {MOST_PAGES} get a page each"
         raise UserError(what, where=table, remedy="Annotate fewer at once, or cut the table")
@@ -107,14 +110,6 @@ def write_timelines(table: Path, audio: Path | None = None, out: Path | None = N
 def quote_path(path: Path, page: Path) -> str:
     """A path as a page refers to it."""
     return quote(Path(os.path.relpath(path, page.parent)).as_posix())
-
-
-def refuse_page_of_another(table: Path, page: Path, source: str) -> None:
-    """Refuse to replace a file that isn't the page of this table, whose path its page holds as `source`."""
-    if page.is_file() and f'<meta name="table" content="{source}">'.encode() not in page.read_bytes():
-        other = page.with_name(f"{table.stem}_{page.name}")
-        remedy = f"Write --out {shlex.quote(str(other))} instead"
-        raise UserError(f"isn't a page of {table.name}, and would be replaced", where=page, remedy=remedy)
 
 
 def render(template: Path, filters: Mapping[str, Callable[..., Any]] | None = None, /, **content: Any) -> bytes:
