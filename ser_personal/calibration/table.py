@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain, compress, product
+from itertools import compress, product
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
@@ -174,11 +174,10 @@ def print_scores(title: str, rows: Sequence[CalibrationRow], min_utterances: int
         table.add_column(f"{escape(attribute)}\nO-CCC", justify="right", no_wrap=True)
         table.add_column("\nA-CCC (std)", justify="right", no_wrap=True)
     for row in rows:
-        cells = [
-            (decimal(scores.overall_ccc), f"{decimal(scores.average_ccc)} ({decimal(scores.average_ccc_std)})")
-            for scores in row.scores.values()
-        ]
-        table.add_row(row.name, *chain(*cells), style="dim" if row.is_oracle else None)
+        cells = [row.name]
+        for of in row.scores.values():
+            cells += [decimal(of.overall_ccc), f"{decimal(of.average_ccc)} ({decimal(of.average_ccc_std)})"]
+        table.add_row(*cells, style="dim" if row.is_oracle else None)
     console = Console()
     console.print(table)
     over = dict.fromkeys(counted(scores.speakers, "speaker") for scores in rows[0].scores.values())

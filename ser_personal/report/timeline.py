@@ -31,8 +31,8 @@ PROBABILITIES = {"low": 0.0, "high": 1.0, "ticks": [0, 0.5, 1]}
 _REQUIRED = ("file", "start", "end", "speaker")
 _REMEDY = "Give a table that `ser annotate` wrote, or the folder of a test run"
 _BLANK = ("", "nan")
-# of each attribute, in this order; of a category its probability alone
-VALUES = ("calibrated", "raw", "low", "high")
+# of each attribute, in this order, and its cells that mean none; of a category its probability alone
+VALUES: dict[str, tuple[str, ...]] = {"calibrated": (), "raw": (), "low": _BLANK, "high": _BLANK}
 PROBABILITY = "_probability"
 
 
@@ -227,30 +227,24 @@ def read_timelines(path: Path) -> list[Timeline]:
     categories = () if attributes else tuple(name for name in rows[0] if name.endswith(PROBABILITY))
     if not (attributes or categories):
         raise UserError("no column ATTRIBUTE_calibrated", where=path, remedy=_REMEDY)
+
+    def predicted(row: Row, where: str) -> Predicted:
+        start, end = (read_number(row, name, where, _REMEDY) for name in ("start", "end"))
+        if not 0 <= start < end:
+            raise UserError(f"lasts from {start:g} to {end:g} s", where=where, remedy=_REMEDY)
+        values = [
+            [read_number(row, f"{attribute}_{name}", where, _REMEDY, missing=blank) for name, blank in VALUES.items()]
+            for attribute in attributes
+        ] or [[read_number(row, category, where, _REMEDY), nan, nan, nan] for category in categories]
+        overlap, short = (read_number(row, name, where, _REMEDY, missing=_BLANK) for name in ("overlap", "short"))
+        speaker = row["speaker"] or "speaker unknown"
+        return Predicted(speaker, start, end, np.array(values), 0.0 if isnan(overlap) else overlap, short > 0)
+
     of_file: dict[str, list[Predicted]] = {}
     for number, row in enumerate(rows, 1):
-        of_file.setdefault(row["file"], []).append(_predicted(number, row, attributes, categories, path))
+        of_file.setdefault(row["file"], []).append(predicted(row, f"{path}, row {number}"))
     shown = attributes or tuple(category.removesuffix(PROBABILITY) for category in categories)
     return [
         Timeline(file, shown, bool(categories), tuple(sorted(own, key=lambda one: (one.start, one.end))))
         for file, own in of_file.items()
     ]
-
-
-def _predicted(
-    number: int, row: Row, attributes: tuple[str, ...], categories: tuple[str, ...], path: Path
-) -> Predicted:
-    where = f"{path}, row {number}"
-    start, end = (read_number(row, name, where, _REMEDY) for name in ("start", "end"))
-    if not 0 <= start < end:
-        raise UserError(f"lasts from {start:g} to {end:g} s", where=where, remedy=_REMEDY)
-    values = [
-        [
-            read_number(row, f"{attribute}_{name}", where, _REMEDY, missing=_BLANK if name in ("low", "high") else ())
-            for name in VALUES
-        ]
-        for attribute in attributes
-    ] or [[read_number(row, category, where, _REMEDY), nan, nan, nan] for category in categories]
-    overlap, short = (read_number(row, name, where, _REMEDY, missing=_BLANK) for name in ("overlap", "short"))
-    speaker = row["speaker"] or "speaker unknown"
-    return Predicted(speaker, start, end, np.array(values), 0.0 if isnan(overlap) else overlap, short > 0)
