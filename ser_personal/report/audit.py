@@ -178,9 +178,8 @@ def analyse_shifts(test: ScoredSet, attribute: str, bootstrap: Bootstrap) -> Shi
     """Correlate shifts and CCC over the speakers who have all three; they are resampled for the intervals."""
     ccc_of = test.row("raw").scores[attribute].per_speaker
     rows = [
-        (speaker.shift.feature, speaker.shift.label[attribute], ccc_of[name])
+        (speaker.shift.feature, speaker.shift.label[attribute], ccc_of.get(name, np.nan))
         for name, speaker in test.speakers.items()
-        if name in ccc_of
     ]
     feature, label, ccc = np.reshape([row for row in rows if not np.isnan(row).any()], (-1, 3)).T
     weights = bootstrap.weights([None] * len(ccc))
