@@ -224,9 +224,9 @@ def check_before_imports(stage: str, arguments: Sequence[str]) -> None:
             raise UserError("holds no `name: value` lines under trainer", where=path, remedy=remedy)
     in_configs = [content["ckpt_path"] for content in configs.values() if "ckpt_path" in content]
     checkpoint = [None, *in_configs, *values_of(["--ckpt_path"], arguments)][-1]
-    if stage == "fit" and checkpoint in {None, "null", "last"}:
+    if stage == "fit" and checkpoint in (None, "null", "last"):
         return
-    if checkpoint in {None, "null"}:
+    if checkpoint in (None, "null"):
         remedy = "Give --ckpt_path, such as --ckpt_path finetune.ckpt"
         raise UserError("no checkpoint to score", where=f"ser {stage}", remedy=remedy)
     if not Path(str(checkpoint)).is_file():

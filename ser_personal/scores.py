@@ -153,11 +153,23 @@ def score(
         row = int(np.argmin(np.isfinite(predicted).all(axis=1)))
         what = f"the prediction for utterance {row} (speaker {speaker_names(speaker_ids)[row]}) is not a finite number"
         raise UserError(what, where="scores", remedy="The model may have diverged; try a lower learning rate")
-    rows = rows_by_speaker(speaker_ids)
-    return {
-        attribute: _score_attribute(predicted[:, column], labelled[:, column], rows, min_utterances)
-        for column, attribute in enumerate(attributes)
-    }
+    rows_of, scores = rows_by_speaker(speaker_ids), {}
+    for attribute, x, y in zip(attributes, predicted.T, labelled.T, strict=True):
+        known = ~np.isnan(y)
+        own = {speaker_id: rows[known[rows]] for speaker_id, rows in rows_of.items()}
+        enough = {speaker_id: rows for speaker_id, rows in own.items() if len(rows) >= min_utterances}
+        per_speaker = {speaker_id: concordance(x[rows], y[rows]) for speaker_id, rows in enough.items()}
+        defined = [value for value in per_speaker.values() if not math.isnan(value)]
+        scores[attribute] = AttributeScores(
+            overall_ccc=concordance(x[known], y[known]),
+            average_ccc=float(np.mean(defined)) if defined else math.nan,
+            average_ccc_std=float(np.std(defined)) if defined else math.nan,
+            speakers=len(defined),
+            undefined_speakers=len(per_speaker) - len(defined),
+            utterances=int(known.sum()),
+            per_speaker=per_speaker,
+        )
+    return scores
 
 
 def concordance(predictions: NDArray[np.float64], labels: NDArray[np.float64]) -> float:
@@ -238,28 +250,6 @@ def as_json(scores: Scores) -> dict[str, dict[str, Any]]:
 def from_json(content: dict[str, dict[str, Any]]) -> Scores:
     """The scores that `as_json` made."""
     return {attribute: AttributeScores(**with_nan(scores_of)) for attribute, scores_of in content.items()}
-
-
-def _score_attribute(
-    predictions: NDArray[np.float64],
-    labels: NDArray[np.float64],
-    rows_of: dict[str, NDArray[np.int64]],
-    min_utterances: int,
-) -> AttributeScores:
-    labelled = ~np.isnan(labels)
-    own = {speaker_id: rows[labelled[rows]] for speaker_id, rows in rows_of.items()}
-    enough = {speaker_id: rows for speaker_id, rows in own.items() if len(rows) >= min_utterances}
-    per_speaker = {speaker_id: concordance(predictions[rows], labels[rows]) for speaker_id, rows in enough.items()}
-    defined = [value for value in per_speaker.values() if not math.isnan(value)]
-    return AttributeScores(
-        overall_ccc=concordance(predictions[labelled], labels[labelled]),
-        average_ccc=float(np.mean(defined)) if defined else math.nan,
-        average_ccc_std=float(np.std(defined)) if defined else math.nan,
-        speakers=len(defined),
-        undefined_speakers=len(per_speaker) - len(defined),
-        utterances=int(labelled.sum()),
-        per_speaker=per_speaker,
-    )
 
 
 def with_nan(value: Any) -> Any:

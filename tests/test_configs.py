@@ -119,6 +119,7 @@ def test_garbage_as_a_config(tmp_path):
     @settings(max_examples=INPUTS // 5)
     @given(content=files(CONFIG))
     @example(content=CONFIG)
+    @example(content=b"ckpt_path: [a]")
     def check(content):
         (tmp_path / "config.yaml").write_bytes(content)
         is_read_or_refused(lambda: check_before_imports("test", ["--config", str(tmp_path / "config.yaml")]))
