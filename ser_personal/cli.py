@@ -44,9 +44,7 @@ COMMANDS = {
     "kmeans": Command("pretrain.kmeans:kmeans", "fit the codebook and write pseudo-labels"),
     "cache": Command("pretrain.cache:cache", "run an encoder once and keep its frames for training"),
     "import": Command(
-        "sharing.import_model:import_model",
-        "turn a public emotion model, codebook or fairseq checkpoint into this project's files",
-        ("model",),
+        "sharing.import_model:import_model", "turn a public model, codebook or fairseq checkpoint into ours", ("model",)
     ),
     "calibrate": Command(
         "calibration.command:calibrate_tables",
@@ -62,9 +60,7 @@ COMMANDS = {
     "export": Command("sharing.export:export", "turn a fine-tuned checkpoint into a bundle to share", ("checkpoint",)),
     "annotate": Command("annotation.annotate:annotate", "predict the emotion of raw audio with a bundle", ("audio",)),
     "enroll": Command(
-        "annotation.annotate:enroll",
-        "add a speaker's recordings, and labels of them, to a profile",
-        ("speaker", "audio"),
+        "annotation.annotate:enroll", "add a speaker's recordings, and labels, to a profile", ("speaker", "audio")
     ),
     "app": Command("annotation.app:app", "open a local page: record or upload, see values, enrol people", ("bundle",)),
     "demo": Command("demo:demo", "run the whole pipeline on a synthetic corpus"),

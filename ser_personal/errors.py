@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from functools import partial
-from importlib.util import find_spec
 from math import inf, isfinite
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 if TYPE_CHECKING:
@@ -70,10 +69,9 @@ def counted(count: int, noun: str) -> str:
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
-    lightning = find_spec("lightning")
     # from which checkpoint training is resumed, also of a job that SLURM queued again
     resumes = record.getMessage().startswith("Restoring states")
-    return lightning is None or resumes or not record.pathname.startswith(str(Path(str(lightning.origin)).parent))
+    return resumes or not record.pathname.startswith(sys.modules["lightning"].__path__[0])
 
 
 def silence_warnings(*, verbose: bool = False) -> None:
