@@ -36,6 +36,7 @@ from ser_personal.pretrain.cache import cache
 
 if TYPE_CHECKING:
     from ser_personal.encoder.base import Encoder
+    from ser_personal.types import TrainingSet
 
 
 HELD_OUT = 2
@@ -44,9 +45,9 @@ HELD_OUT = 2
 class FrozenHubert(HubertEncoder):
     """Nothing of it is learnt, and no gradient is kept."""
 
-    def build(self, config: str | None = None) -> None:
+    def build(self, config: str | None = None, training_set: TrainingSet | None = None) -> None:
         """Make the network and freeze it."""
-        super().build(config)
+        super().build(config, training_set)
         self.requires_grad_(requires_grad=False)
 
 

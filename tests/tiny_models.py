@@ -130,6 +130,12 @@ def built(kind: type[PretrainedEncoder], folder: str, lora: LoRA | None = None, 
     return encoder
 
 
+def speakers_alone(*speaker_ids: str, features: Any = None) -> SimpleNamespace:
+    """A training set that has speakers, and no audio."""
+    methods = {"speaker_features_of": lambda _: features, "training_audio": lambda _: iter([])}
+    return SimpleNamespace(train_speaker_ids=list(speaker_ids), **methods)
+
+
 def learning(module: torch.nn.Module) -> set[str]:
     return {name for name, weight in module.named_parameters() if weight.requires_grad}
 
@@ -137,8 +143,8 @@ def learning(module: torch.nn.Module) -> set[str]:
 def fitted(encoder: Encoder, waveforms: Iterable[torch.Tensor]) -> Encoder:
     """A new encoder, its front end standardised by this audio."""
     torch.manual_seed(0)
-    encoder.build()
-    encoder.fit_front_end(lambda limit: iter([waveform.numpy() for waveform in waveforms][:limit]))
+    audio = SimpleNamespace(training_audio=lambda limit: iter([waveform.numpy() for waveform in waveforms][:limit]))
+    encoder.build(training_set=audio)
     return encoder.eval()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -15,14 +15,12 @@ from ser_personal.errors import UserError
 from ser_personal.files import content_hash
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Mapping
 
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor
 
     from ser_personal.encoder.hugging_face import LoRA
-    from ser_personal.types import CachedBatch, EncoderOutput, SpeechBatch, TrainingSet
+    from ser_personal.types import EncoderOutput, SpeakerBatch, TrainingSet
 
 # what making networks of a wrong description, or loading wrong weights into them, ends in
 MISMATCHES = (ArithmeticError, AttributeError, LookupError, RuntimeError, StrictDataclassError, TypeError, ValueError)
@@ -33,23 +31,22 @@ class Encoder(nn.Module, ABC):
 
     # whether frames depend on their neighbours once e_s has entered, so that a prefixed e_s has an effect
     mixes_frames = True
-
-    @property
-    @abstractmethod
-    def dim(self) -> int:
-        """Width of the frames."""
+    # what `forward` reads of a batch: values, and how many of each utterance are real
+    reads: ClassVar[tuple[str, str]] = ("waveforms", "num_samples")
+    # width of the frames, once it is built
+    dim: int
 
     @property
     @abstractmethod
     def config(self) -> str:
         """The architecture as JSON, enough to `build` it again without hub or folder."""
 
-    def prepare(self, training_set: TrainingSet) -> None:
-        """Read from the training set, before `build`, what the network's shape depends on."""
-
     @abstractmethod
-    def build(self, config: str | None = None) -> None:
-        """Make the network: with its pre-trained weights, or as a saved `config` describes it, weights to be loaded."""
+    def build(self, config: str | None = None, training_set: TrainingSet | None = None) -> None:
+        """Make the network as a saved `config` describes it, weights to be loaded; else with its pre-trained weights.
+
+        The training set is for what a new one's shape, or its front end's statistics, depend on.
+        """
 
     def adapt(self, lora: LoRA | None) -> None:
         """Add what is learnt on top of weights that are there, once they are: LoRA's adapters where it is given."""
@@ -67,23 +64,22 @@ class Encoder(nn.Module, ABC):
     def freeze_mask_embedding(self) -> None:
         """Freeze the embedding of masked frames, where nothing is masked: DDP stops at unused weights."""
 
-    def fit_front_end(self, training_audio: Callable[[int], Iterator[NDArray[np.float32]]]) -> None:
-        """Compute what statistics the front end needs from training waveforms (samples,)."""
-
     def encode(
         self,
-        batch: SpeechBatch | CachedBatch,
+        batch: SpeakerBatch,
         time_mask: Tensor | None = None,
         personalization: Personalization = UNPERSONALIZED,
     ) -> EncoderOutput:
-        """Encode a batch; `forward` on its waveforms, unless the encoder reads something else."""
-        if "waveforms" not in batch:
-            what, where = "reads audio, not cached features", f"--model.encoder {type(self).__name__}"
-            remedy = "Give --data EmotionDataModule, or train with --model.encoder CachedFeatures"
-            raise UserError(what, where=where, remedy=remedy)
-        speech = cast("SpeechBatch", batch)
-        output: EncoderOutput = self(speech["waveforms"], speech["num_samples"], time_mask, personalization)
-        return output
+        """Encode a batch: `forward` on what this encoder reads of it."""
+        held, (values, lengths) = cast("dict[str, Tensor]", batch), self.reads
+        if values not in held:
+            raise UserError(
+                f"reads {values}, and the batches hold none",
+                where=f"--model.encoder {type(self).__name__}",
+                remedy="Give --data EmotionDataModule with an encoder of audio, or CachedEmotionDataModule with "
+                "--model.encoder CachedFeatures",
+            )
+        return cast("EncoderOutput", self(held[values], held[lengths], time_mask, personalization))
 
     @abstractmethod
     def forward(

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from threading import get_ident
 from typing import Any
 
-import numpy as np
 import torch
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -20,7 +18,7 @@ from ser_personal.encoder.hugging_face import PretrainedEncoder
 from ser_personal.encoder.raw import LogMelFrontEnd
 from ser_personal.encoder.speaker_fusion import UNPERSONALIZED, Personalization
 from ser_personal.errors import UserError
-from ser_personal.types import EncoderOutput, NonNegativeFinite
+from ser_personal.types import EncoderOutput, NonNegativeFinite, TrainingSet
 
 LOG_MEL = "log_mel"
 
@@ -102,12 +100,14 @@ class HubertEncoder(PretrainedEncoder):
         return super()._adjust(config)
 
     @override
-    def _make_front_end(self) -> None:
+    def _make_front_end(self, training_set: TrainingSet | None) -> None:
         layers = self.network.feature_extractor.conv_layers
         # Our front end holds the convolutions; transformers' container would list their weights a second time.
         self.network.feature_extractor = nn.Identity()
         if getattr(self.network.config, "front_end", None) == LOG_MEL:
             self.front_end = LogMelFrontEnd(self.network.config.conv_dim[-1])
+            if training_set is not None:
+                self.front_end.fit(training_set.training_audio)
         else:
             self.front_end = ConvFrontEnd(layers, self.gradient_scale)
 
@@ -120,11 +120,6 @@ class HubertEncoder(PretrainedEncoder):
     @override
     def freeze_mask_embedding(self) -> None:
         self.network.masked_spec_embed.requires_grad_(requires_grad=False)
-
-    @override
-    def fit_front_end(self, training_audio: Callable[[int], Iterator[NDArray[np.float32]]]) -> None:
-        if isinstance(self.front_end, LogMelFrontEnd):
-            self.front_end.fit(training_audio)
 
     @override
     def forward(

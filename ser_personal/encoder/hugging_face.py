@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from ser_personal.encoder.base import MISMATCHES, Encoder, weights_fingerprint
 from ser_personal.errors import UserError, require_range
-from ser_personal.types import PositiveFinite
+from ser_personal.types import PositiveFinite, TrainingSet
 
 # may be missing from a model that was fine-tuned elsewhere, and is random then
 MASK_EMBEDDING = "masked_spec_embed"
@@ -77,11 +77,6 @@ class PretrainedEncoder(Encoder):
         return str(self.network.config.to_json_string(use_diff=False))
 
     @property
-    @override
-    def dim(self) -> int:
-        return int(self.network.config.hidden_size)
-
-    @property
     def layers(self) -> Sequence[nn.Module]:
         """The Transformer layers."""
         return cast("Sequence[nn.Module]", getattr(self.network, "encoder", self.network).layers)
@@ -91,7 +86,7 @@ class PretrainedEncoder(Encoder):
         return getattr(self.network.config, "lora", None)
 
     @override
-    def build(self, config: str | None = None) -> None:
+    def build(self, config: str | None = None, training_set: TrainingSet | None = None) -> None:
         saved = {} if config is None else json.loads(config)
         lora = saved.pop("lora", None)
         base = (lora or {}).get("base")
@@ -99,8 +94,9 @@ class PretrainedEncoder(Encoder):
             self.pretrained = base["name"]
         self._origin = None
         self.network = self._load(saved) if base or config is None else self._from_config(saved)
+        self.dim = int(self.network.config.hidden_size)
         require_range("freeze_layers", self.freeze_layers or 0, 0, len(self.layers))
-        self._make_front_end()
+        self._make_front_end(training_set)
         # transformers hands out pre-trained models in evaluation mode, which turns checkpointing and dropout off.
         self.train(self.training)
         if self.gradient_checkpointing:
@@ -116,8 +112,8 @@ class PretrainedEncoder(Encoder):
             self._inject(lora)
 
     @abstractmethod
-    def _make_front_end(self) -> None:
-        """Make what comes before the network's Transformer."""
+    def _make_front_end(self, training_set: TrainingSet | None) -> None:
+        """Make what comes before the network's Transformer; its statistics are the training set's, if any."""
 
     def _freeze(self) -> None:
         for module in self._frozen():

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from copy import deepcopy
 from typing import TypedDict, TypeVar
 from weakref import WeakSet
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -21,10 +18,12 @@ from ser_personal.encoder.whisper import WhisperEncoder
 from ser_personal.errors import UserError, require_one_of
 from ser_personal.files import content_hash
 from ser_personal.speakers.embedding import SpeakerDescription, SpeakerRepresentation
-from ser_personal.types import CachedBatch, EncoderOutput, FusionName, SpeechBatch, pack_hashes, unpack_hashes
+from ser_personal.types import EncoderOutput, FusionName, SpeakerBatch, TrainingSet, pack_hashes, unpack_hashes
 
 _KINDS: dict[str, type[Encoder]] = {
-    **{kind.model_type: kind for kind in (LogMelEncoder, MFCCEncoder, CachedFeatures)},
+    "log_mel": LogMelEncoder,
+    "mfcc": MFCCEncoder,
+    "cached_features": CachedFeatures,
     "whisper": WhisperEncoder,
 }
 _OF_MODELS: WeakSet[nn.Module] = WeakSet()
@@ -81,9 +80,11 @@ class PersonalizedEncoder(nn.Module):
         """Width of the frames."""
         return self.encoder.dim
 
-    def build(self, speaker_ids: Sequence[str], features: NDArray[np.float32] | None = None) -> None:
-        """Make new networks, the encoder with its pre-trained weights, e_s for these speakers."""
-        self.encoder.build()
+    def build(self, training_set: TrainingSet) -> None:
+        """Make new networks, the encoder with its pre-trained weights, e_s for the training speakers."""
+        speaker_ids = training_set.train_speaker_ids
+        features = training_set.speaker_features_of(speaker_ids)
+        self.encoder.build(training_set=training_set)
         self.fusion = make_fusion(self.fusion_name, self.encoder.dim, fixed=not self.speakers.is_learnt)
         if self.fusion.uses_speakers:
             if not speaker_ids:
@@ -136,7 +137,7 @@ class PersonalizedEncoder(nn.Module):
         )
 
     @override
-    def forward(self, batch: SpeechBatch | CachedBatch, time_mask: Tensor | None = None) -> EncoderOutput:
+    def forward(self, batch: SpeakerBatch, time_mask: Tensor | None = None) -> EncoderOutput:
         """Encode a batch, its frames masked where `time_mask` (batch, frames) says so."""
         if self.fusion is None:
             raise RuntimeError("build() the encoder before using it")

@@ -6,7 +6,6 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -24,7 +23,7 @@ from ser_personal.encoder.base import Encoder, real_frames
 from ser_personal.encoder.speaker_fusion import UNPERSONALIZED, Personalization, fuse
 from ser_personal.errors import UserError
 from ser_personal.scores import Moments
-from ser_personal.types import CachedBatch, EncoderOutput, FeatureSource, SpeechBatch, TrainingSet
+from ser_personal.types import EncoderOutput, FeatureSource, TrainingSet
 
 STATISTICS_UTTERANCES = 500
 SMALLEST_VARIANCE = 1e-4
@@ -54,12 +53,11 @@ class StandardizedFrontEnd(nn.Module, ABC):
         """Estimate mean and deviation of each feature on training waveforms (samples,)."""
         moments = Moments.empty(self.dim)
         for waveform in training_audio(STATISTICS_UTTERANCES):
-            samples = torch.from_numpy(waveform).to(self.mean.device)[None]
-            frames = self.features(samples, torch.tensor([samples.shape[1]], device=samples.device))[0]
-            moments = moments.merge(Moments.of(frames.cpu().numpy()))
-        variance = moments.m2 / np.maximum(moments.count, 1)
+            frames = self.features(torch.from_numpy(waveform)[None], torch.tensor([len(waveform)]))[0]
+            moments = moments.merge(Moments.of(frames.numpy()))
         self.mean.copy_(torch.from_numpy(moments.mean))
-        self.std.copy_(torch.from_numpy(np.sqrt(variance.clip(min=SMALLEST_VARIANCE))))
+        # also of no audio, whose variance is NaN
+        self.std.copy_(torch.from_numpy(np.sqrt(np.fmax(moments.variance, SMALLEST_VARIANCE))))
 
 
 class LogMelFrontEnd(StandardizedFrontEnd):
@@ -123,35 +121,21 @@ def mfcc_functionals(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
 class RawEncoder(Encoder):
     """Acoustic features, standardised over at most 500 training utterances."""
 
-    model_type: ClassVar[str]
-    # what its features depend on
-    settings: ClassVar[dict[str, Any]]
     mixes_frames = False
 
     @abstractmethod
     def __init__(self, front_end: StandardizedFrontEnd) -> None:
         super().__init__()
         self.front_end = front_end
-
-    @property
-    @override
-    def dim(self) -> int:
-        return self.front_end.dim
-
-    @property
-    @override
-    def config(self) -> str:
-        return json.dumps({"model_type": self.model_type, **self.settings})
+        self.dim = front_end.dim
 
     @override
-    def build(self, config: str | None = None) -> None:
+    def build(self, config: str | None = None, training_set: TrainingSet | None = None) -> None:
         if config is not None and json.loads(config) != json.loads(self.config):
             what, remedy = "was trained on an earlier version's features", "Train it again with this version"
             raise UserError(what, where="the checkpoint", remedy=remedy)
-
-    @override
-    def fit_front_end(self, training_audio: Callable[[int], Iterator[NDArray[np.float32]]]) -> None:
-        self.front_end.fit(training_audio)
+        if training_set is not None:
+            self.front_end.fit(training_set.training_audio)
 
     @override
     def forward(
@@ -168,18 +152,16 @@ class RawEncoder(Encoder):
 class LogMelEncoder(RawEncoder):
     """80 log-mel bins, 50 frames a second."""
 
-    model_type = "log_mel"
-    settings: ClassVar = {"num_mels": 80}
+    config = '{"model_type": "log_mel", "num_mels": 80}'
 
     def __init__(self) -> None:
-        super().__init__(LogMelFrontEnd(self.settings["num_mels"]))
+        super().__init__(LogMelFrontEnd(80))
 
 
 class MFCCEncoder(RawEncoder):
     """13 MFCC with deltas and delta-deltas, 39 dimensions, 50 frames a second."""
 
-    model_type = "mfcc"
-    settings: ClassVar = {"mfcc": "Kaldi's"}
+    config = '{"model_type": "mfcc", "mfcc": "Kaldi\'s"}'
 
     def __init__(self) -> None:
         super().__init__(MFCCFrontEnd())
@@ -191,52 +173,34 @@ class CachedFeatures(Encoder):
     Fusion `prefix` is for interpreters that read e_s as a token, and refused with others.
     """
 
-    model_type = "cached_features"
     mixes_frames = False
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.source: FeatureSource | None = None
-
-    @property
-    @override
-    def dim(self) -> int:
-        return cast("FeatureSource", self.source).dim
+    reads = ("features", "num_frames")
+    source: FeatureSource
 
     @property
     @override
     def config(self) -> str:
-        return json.dumps({"model_type": self.model_type, "source": asdict(cast("FeatureSource", self.source))})
+        return json.dumps({"model_type": "cached_features", "source": asdict(self.source)})
 
     @override
-    def prepare(self, training_set: TrainingSet) -> None:
-        self.source = training_set.frame_source
-
-    @override
-    def build(self, config: str | None = None) -> None:
+    def build(self, config: str | None = None, training_set: TrainingSet | None = None) -> None:
+        source = None if training_set is None else training_set.frame_source
         if config is not None:
-            self.source = FeatureSource(**json.loads(config)["source"])
-        if self.source is None:
+            source = FeatureSource(**json.loads(config)["source"])
+        if source is None:
             remedy = "Give --data CachedEmotionDataModule with --data.cache, the folder that `ser cache` wrote"
             raise UserError("there is no feature cache to read", where="--model.encoder CachedFeatures", remedy=remedy)
+        self.source, self.dim = source, source.dim
 
     @override
-    def encode(
+    def forward(
         self,
-        batch: SpeechBatch | CachedBatch,
+        features: Tensor,
+        num_frames: Tensor,
         time_mask: Tensor | None = None,
         personalization: Personalization = UNPERSONALIZED,
     ) -> EncoderOutput:
-        if "features" not in batch:
-            remedy = "Give --data CachedEmotionDataModule, or train with the encoder itself"
-            raise UserError("reads cached features, not audio", where="--model.encoder CachedFeatures", remedy=remedy)
-        cached = cast("CachedBatch", batch)
-        features = cached["features"]
         # half precision is how they are stored; the trainer's precision is how they are computed with
         frames = features.float() if features.dtype == torch.float16 else features
-        frame_mask = torch.arange(frames.shape[1], device=frames.device) < cached["num_frames"][:, None]
+        frame_mask = torch.arange(frames.shape[1], device=frames.device) < num_frames[:, None]
         return EncoderOutput(fuse(frames, personalization), frame_mask)
-
-    @override
-    def forward(self, *_: object, **__: object) -> EncoderOutput:
-        raise NotImplementedError("frames come with the batch: call encode()")

@@ -15,7 +15,7 @@ from typing_extensions import override
 from ser_personal.audio import HOP, SAMPLE_RATE, WINDOW
 from ser_personal.encoder.hugging_face import PretrainedEncoder
 from ser_personal.encoder.speaker_fusion import UNPERSONALIZED, Personalization
-from ser_personal.types import EncoderOutput
+from ser_personal.types import EncoderOutput, TrainingSet
 
 # hop of the log-mel spectrogram; the second convolution has stride 2, hence 50 frames a second
 MEL_HOP = HOP // 2
@@ -79,7 +79,7 @@ class WhisperEncoder(PretrainedEncoder):
         return modeling_whisper.WhisperEncoder(config)
 
     @override
-    def _make_front_end(self) -> None:
+    def _make_front_end(self, training_set: TrainingSet | None) -> None:
         from transformers import WhisperFeatureExtractor
 
         extractor = WhisperFeatureExtractor(feature_size=self.network.config.num_mel_bins)

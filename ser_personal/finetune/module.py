@@ -158,10 +158,7 @@ class FineTuning(PersonalizedModule):
                     self._start_from_papt(papt, training_set)
             else:
                 self._require_learnt_embedding()
-                self.personalized.encoder.prepare(training_set)
-                speaker_ids = training_set.train_speaker_ids
-                self.personalized.build(speaker_ids, training_set.speaker_features_of(speaker_ids))
-                self.personalized.encoder.fit_front_end(training_set.training_audio)
+                self.personalized.build(training_set)
                 own = training_set.train_hashes if self.personalized.speakers.ids else frozenset()
                 self.personalized.pretrained_on = training_set.frames_trained_on | own
             self._build_interpreter()

@@ -52,9 +52,8 @@ def cache(
     else:
         torch.manual_seed(seed)
         built = encoder or HubertEncoder()
-        built.build()
+        built.build(training_set=data)
         built.adapt(None)
-        built.fit_front_end(data.training_audio)
         name = " ".join([type(built).__name__, getattr(built, "pretrained", "")]).strip()
     network: nn.Module = built
     if layer is not None:

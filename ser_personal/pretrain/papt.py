@@ -103,9 +103,7 @@ class PAPT(PersonalizedModule):
     def build(self, training_set: TrainingSet) -> None:
         pretraining_set = cast("PretrainingSet", training_set)
         self.codebook_hash = pretraining_set.codebook_hash
-        speaker_ids = training_set.train_speaker_ids
-        self.personalized.build(speaker_ids, training_set.speaker_features_of(speaker_ids))
-        self.personalized.encoder.fit_front_end(training_set.training_audio)
+        self.personalized.build(training_set)
         self.personalized.encoder.adapt(self.lora)
         self._build_head(pretraining_set.num_clusters, self.hparams["final_dim"])
         if self.hparams["released_head"] is not None:

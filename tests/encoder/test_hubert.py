@@ -9,7 +9,7 @@ import pytest
 import torch
 from garbage import refused
 from safetensors.torch import load_file, save_file
-from tiny_models import built, fitted, learning, padded_noise, papt, tiny_network
+from tiny_models import built, fitted, learning, padded_noise, papt, speakers_alone, tiny_network
 from transformers import AutoModel, masking_utils
 
 from ser_personal.audio import normalize, num_frames
@@ -160,7 +160,7 @@ def test_a_step_of_papt_does_not_wait_for_the_device(hubert_folder, lengths, mon
     # transformers itself asks once whether a mask that it is given masks anything
     monkeypatch.setattr(masking_utils, "_ignore_bidirectional_mask_sdpa", lambda *_: False)
     module = papt(encoder=HubertEncoder(hubert_folder, gradient_scale=0.1))
-    module.personalized.build(["a", "b"])
+    module.personalized.build(speakers_alone("a", "b"))
     module._build_head(7, 8)
     module.to("meta").train()
     audio = {"waveforms": torch.empty(2, 8_000, device="meta"), "num_samples": torch.tensor(lengths)}

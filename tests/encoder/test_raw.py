@@ -47,8 +47,7 @@ def test_frames_are_standardised_whatever_the_batch_and_come_back(kind: type[Enc
 
 def cached() -> CachedFeatures:
     encoder = CachedFeatures()
-    encoder.prepare(SimpleNamespace(frame_source=SOURCE))
-    encoder.build()
+    encoder.build(training_set=SimpleNamespace(frame_source=SOURCE))
     return encoder
 
 
@@ -77,8 +76,8 @@ def test_encoders_and_batches_that_do_not_belong_together_are_refused() -> None:
     refused("there is no feature cache to read", CachedFeatures().build)
     audio = {"waveforms": torch.zeros(1, 800), "num_samples": torch.tensor([800])}
     speech = SpeechBatch(**audio, speaker_ids=["a"], indices=torch.tensor([0]))
-    refused("reads cached features, not audio", cached().encode, speech)
-    refused("TinyEncoder: reads audio, not cached features", TinyEncoder().encode, batch())
+    refused("CachedFeatures: reads features, and the batches hold none", cached().encode, speech)
+    refused("TinyEncoder: reads waveforms, and the batches hold none", TinyEncoder().encode, batch())
     refused("was trained on an earlier version's features", MFCCEncoder().build, '{"model_type": "mfcc"}')
 
 

@@ -3,7 +3,7 @@ import pytest
 import tiny_models
 import torch
 from garbage import refused
-from tiny_models import built, padded_noise
+from tiny_models import built, padded_noise, speakers_alone
 
 from ser_personal.audio import num_frames
 from ser_personal.encoder.base import mean_pool
@@ -101,7 +101,7 @@ def personalized(fusion: str) -> PersonalizedEncoder:
     """A built network whose e_s isn't zero any more."""
     torch.manual_seed(0)
     network = PersonalizedEncoder(tiny_models.encoder(), SpeakerEmbedding(8), fusion)
-    network.build(["anna", "bela"])
+    network.build(speakers_alone("anna", "bela"))
     if fusion != "none":
         torch.nn.init.normal_(network.speakers.fc.weight)
     return network
@@ -129,7 +129,7 @@ def test_frames_are_the_encoders_with_e_s_fused_in_and_a_description_rebuilds_th
 def test_a_training_set_without_a_known_speaker_is_refused(speakers):
     network = PersonalizedEncoder(tiny_models.encoder(), speakers(), "last")
     line = r"the training set: no known speaker to embed\. .*--model\.fusion none"
-    refused(line, network.build, [], np.zeros((0, 2), np.float32))
+    refused(line, network.build, speakers_alone(features=np.zeros((0, 2), np.float32)))
 
 
 def test_mean_over_real_frames_alone():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from command_line import ser
 from garbage import refused
-from tiny_models import tiny_network
+from tiny_models import speakers_alone, tiny_network
 from torch import nn
 
 from ser_personal import EmotionRecognizer
@@ -92,7 +92,7 @@ def network(tmp_path):
     front_end = {"conv_dim": [16] * 2, "conv_kernel": [80, 6], "conv_stride": [64, 5]}
     tiny_network("hubert", "group", num_hidden_layers=1, **front_end).save_pretrained(tmp_path / "hubert")
     encoder = PersonalizedEncoder(HubertEncoder(str(tmp_path / "hubert")), SpeakerEmbedding(4), "prefix")
-    encoder.build(["a", "b"])
+    encoder.build(speakers_alone("a", "b"))
     nn.init.normal_(encoder.speakers.fc.weight)
     interpreter = TransformerInterpreter(16, 1, 2)
     interpreter.build(encoder.dim, 3)
