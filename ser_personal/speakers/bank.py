@@ -159,6 +159,7 @@ class SpeakerBankBuilder:
             self._add(speaker_id, Moments.of(values[own]))
 
     def _add(self, speaker_id: str, moments: Moments) -> None:
+        self._dim = len(moments.mean) - len(self.attributes)
         before = self._moments.get(speaker_id, Moments.empty(*moments.mean.shape))
         self._moments[speaker_id] = before.merge(moments)
 
@@ -171,12 +172,9 @@ class SpeakerBankBuilder:
     def merge(self, path: Path) -> None:
         """Add what another process added; the order changes nothing but the rounding in float64."""
         with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
-        speaker_ids = arrays.pop("speaker_ids").tolist()
-        moments = Moments(**arrays)
-        for row, speaker_id in enumerate(speaker_ids):
-            self._dim = moments.mean.shape[1] - len(self.attributes)
-            self._add(speaker_id, moments[row])
+            names, *arrays = (file[name] for name in ("speaker_ids", "count", "mean", "m2"))
+        for speaker_id, *moments in zip(names.tolist(), *arrays, strict=True):
+            self._add(speaker_id, Moments(*moments))
 
     def build(self) -> SpeakerBank:
         """Make the bank of all that was added."""

@@ -30,7 +30,7 @@ class SpeakerRepresentation(nn.Module, ABC):
     """e_s of speakers, (batch, dim); built once speakers and the encoder's width are known."""
 
     # the speakers it was built for; none if nothing is fused
-    ids: list[str]
+    ids: Sequence[str] = ()
     # those of `ids` that name other people in the corpus at hand, who have no e_s of their own
     namesakes: frozenset[str] = frozenset()
     # equal ids are one person, in any corpus
@@ -55,9 +55,8 @@ class SpeakerRepresentation(nn.Module, ABC):
         """Describe speakers and weights for a checkpoint."""
         # plain numbers: torch refuses to load the types by which the command line restricts them
         sizes = json.loads(json.dumps({name: getattr(self, name) for name in self.sizes}))
-        return SpeakerDescription(
-            name=type(self).__name__, sizes=sizes, speaker_ids=self.ids, feature_dim=self.feature_dim
-        )
+        name, ids = type(self).__name__, list(self.ids)
+        return SpeakerDescription(name=name, sizes=sizes, speaker_ids=ids, feature_dim=self.feature_dim)
 
     @property
     def settings(self) -> tuple[object, ...]:
@@ -100,7 +99,6 @@ class SpeakerEmbedding(SpeakerRepresentation):
         self.unseen = unseen or Mean()
         self.permute = permute
         self.same_names = same_names
-        self.ids: list[str] = []
 
     @override
     def build(self, speaker_ids: Sequence[str], dim: int, features: NDArray[np.float32] | None = None) -> None:
@@ -113,19 +111,17 @@ class SpeakerEmbedding(SpeakerRepresentation):
     @property
     @override
     def settings(self) -> tuple[object, ...]:
-        return (self.unseen.settings, self.permute, *sorted(self.namesakes))
+        unseen = (type(self.unseen).__name__, *sorted(vars(self.unseen).items()))
+        return (unseen, self.permute, *sorted(self.namesakes))
 
     def rows(self, speaker_ids: Sequence[str | None]) -> list[int]:
         """Look up each speaker's row, -1 for one outside the table."""
-        rows = list(range(len(self.ids)))
+        row_of: dict[str | None, int] = {speaker: row for row, speaker in enumerate(self.ids)}
         if self.permute:
             # everyone gets the row of the next one in a random order
-            order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0)).tolist()
-            for row, other in zip(order, [*order[1:], *order[:1]], strict=True):
-                rows[row] = other
-        row_of = dict(zip(self.ids, rows, strict=True))
-        outside = {None, *self.namesakes}
-        return [-1 if speaker in outside else row_of.get(str(speaker), -1) for speaker in speaker_ids]
+            order = torch.randperm(len(self.ids), generator=torch.Generator().manual_seed(0)).tolist()
+            row_of = {self.ids[row]: other for row, other in zip(order, [*order[1:], *order[:1]], strict=True)}
+        return [-1 if speaker in self.namesakes else row_of.get(speaker, -1) for speaker in speaker_ids]
 
     @override
     def forward(self, speaker_ids: Sequence[str | None], features: Tensor | None = None) -> Tensor:

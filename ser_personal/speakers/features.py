@@ -24,7 +24,6 @@ class FeatureRepresentation(SpeakerRepresentation):
 
     def __init__(self) -> None:
         super().__init__()
-        self.ids: list[str] = []
         self.register_buffer("mean", torch.zeros(0))
         self.register_buffer("std", torch.ones(0))
 
@@ -95,7 +94,6 @@ class SpeakerEmbedder(FeatureRepresentation):
         super().__init__()
         self.hidden_dims = hidden_dims
         self.dropout = dropout
-        self.layers = nn.Sequential()
 
     @override
     def _make(self, dim: int) -> None:

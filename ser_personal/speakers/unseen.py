@@ -15,11 +15,6 @@ class UnseenPolicy(ABC):
     def embed(self, embeddings: Tensor) -> Tensor:
         """From the table's e_s, (speakers, dim), make that of every speaker outside it, (dim,)."""
 
-    @property
-    def settings(self) -> tuple[object, ...]:
-        """What its embedding depends on apart from the table."""
-        return (type(self).__name__, *sorted(vars(self).items()))
-
 
 class Mean(UnseenPolicy):
     """The mean of all e_s."""
