@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from threading import get_ident
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
@@ -114,8 +114,7 @@ class HubertEncoder(PretrainedEncoder):
     @property
     def max_samples(self) -> int | None:
         """Samples of an utterance that an imported model encodes, the first ones; None for all."""
-        limit: int | None = getattr(self.network.config, "max_samples", None)
-        return limit
+        return cast("int | None", getattr(self.network.config, "max_samples", None))
 
     @override
     def freeze_mask_embedding(self) -> None:
@@ -280,4 +279,4 @@ class TinyEncoder(HubertEncoder):
 
     @override
     def _load(self, saved: dict[str, Any]) -> Any:
-        return self._from_config(dict(self.architecture))
+        return self._from_config(self.architecture)

@@ -11,7 +11,7 @@ from inspect import signature
 from math import isinf
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 from zipfile import is_zipfile
 
 import numpy as np
@@ -41,8 +41,6 @@ DESCRIPTION = "personalized_encoder"
 TRAINED_ON = "trained_on"
 # with which the names of the personalised encoder's weights begin in a module's
 ENCODER_KEYS = "personalized."
-# what resuming a fit needs apart from the weights
-TRAINING_STATE = ("optimizer_states", "lr_schedulers", "loops")
 SAME_NAMES = "--model.speakers SpeakerEmbedding --model.speakers.same_names true"
 _PARTS = (UnseenPolicy, torch.nn.Module)
 Part = TypeVar("Part")
@@ -68,7 +66,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 def require_training_state(checkpoint: dict[str, Any], path: str | Path) -> None:
     """Refuse to resume a fit from weights alone: it would start again, unnoticed."""
-    if not {*TRAINING_STATE} <= {*checkpoint} or not checkpoint["optimizer_states"]:
+    if not {"optimizer_states", "lr_schedulers", "loops"} <= {*checkpoint} or not checkpoint["optimizer_states"]:
         remedy = "Give the newest checkpoint of the fit, such as papt-last.ckpt, or start a new training run"
         raise UserError("holds weights alone, so no fit can be resumed from it", where=path, remedy=remedy)
 
@@ -106,6 +104,9 @@ def linear_warmup_and_decay(optimizer: Optimizer, total_steps: float, warmup_sha
 class PersonalizedModule(LightningModule):
     """Builds its networks when a fit begins, or as its checkpoint describes them, without hub or other files."""
 
+    # arguments that a checkpoint names by class and arguments, beside the speakers
+    parts: ClassVar[tuple[str, ...]] = ()
+
     def __init__(self, personalized: PersonalizedEncoder) -> None:
         super().__init__()
         self.personalized = personalized
@@ -134,8 +135,9 @@ class PersonalizedModule(LightningModule):
                 self.build(self.training_set)
 
     def adamw(self, groups: Iterable[Any], warmup_share: float | None, **settings: Any) -> OptimizerLRScheduler:
-        """Make AdamW, at a constant rate or with linear warm-up and decay over the fit's steps."""
-        optimizer = AdamW(groups, **settings)
+        """Make AdamW of what learns, at a constant rate or with linear warm-up and decay over the fit's steps."""
+        learning = [group | {"params": [each for each in group["params"] if each.requires_grad]} for group in groups]
+        optimizer = AdamW([group for group in learning if group["params"]], **settings)
         if warmup_share is None:
             return optimizer
         schedule = linear_warmup_and_decay(optimizer, self.trainer.estimated_stepping_batches, warmup_share)
@@ -158,17 +160,13 @@ class PersonalizedModule(LightningModule):
         if "_instantiator" not in checkpoint["hyper_parameters"]:
             checkpoint["hyper_parameters"] |= self._arguments_in_python()
 
-    @property
-    def parts(self) -> dict[str, object]:
-        """The parts that a checkpoint names by class and arguments, by their names in `__init__`."""
-        return {"speakers": self.personalized.speakers}
-
     def _arguments_in_python(self) -> dict[str, Any]:
         kept: dict[str, Any] = {"_instantiator": "lightning.pytorch.cli.instantiate_module"}
         # other programs can't import a class of a script or notebook: it has to be passed
         if type(self).__module__ != "__main__":
             kept["_class_path"] = f"{type(self).__module__}.{type(self).__qualname__}"
-        for name, part in self.parts.items():
+        parts = {"speakers": self.personalized.speakers} | {name: getattr(self, name) for name in self.parts}
+        for name, part in parts.items():
             try:
                 if type(part).__module__ != "__main__":
                     kept[name] = describe_part(part)

@@ -86,7 +86,7 @@ class PersonalizedEncoder(nn.Module):
         features = training_set.speaker_features_of(speaker_ids)
         self.encoder.build(training_set=training_set)
         self.fusion = make_fusion(self.fusion_name, self.encoder.dim, fixed=not self.speakers.is_learnt)
-        if self.fusion.uses_speakers:
+        if self.fusion_name != "none":
             if not speaker_ids:
                 remedy = "Name the speakers in the corpus, or train without embeddings (--model.fusion none)"
                 raise UserError("no known speaker to embed", where="the training set", remedy=remedy)
@@ -141,7 +141,7 @@ class PersonalizedEncoder(nn.Module):
         """Encode a batch, its frames masked where `time_mask` (batch, frames) says so."""
         if self.fusion is None:
             raise RuntimeError("build() the encoder before using it")
-        if not self.fusion.uses_speakers:
+        if self.fusion_name == "none":
             return self.encoder.encode(batch, time_mask)
         embedding = self.speakers(batch["speaker_ids"], batch.get("speaker_features"))
         output = self.encoder.encode(batch, time_mask, Personalization(self.fusion, embedding))

@@ -17,8 +17,6 @@ class Fusion(nn.Module):
     A `fixed` e_s isn't learnt, and is multiplied by each frame's root mean square (ours; not in Prefix).
     """
 
-    uses_speakers = True
-
     def __init__(self, dim: int, *, fixed: bool = False) -> None:
         super().__init__()
         self.fixed = fixed
@@ -35,12 +33,6 @@ class Fusion(nn.Module):
     def after_transformer(self, frames: Tensor, speaker_embedding: Tensor) -> Tensor:
         """Personalise the Transformer's output, back to (batch, frames, dim)."""
         return frames
-
-
-class NoFusion(Fusion):
-    """No speaker embedding: TAPT and Vanilla-FT."""
-
-    uses_speakers = False
 
 
 class First(Fusion):
@@ -103,7 +95,7 @@ class Personalization(NamedTuple):
         return self.fusion.after_transformer(frames, self.speaker_embedding)
 
 
-UNPERSONALIZED = Personalization(NoFusion(0), torch.empty(0))
+UNPERSONALIZED = Personalization(Fusion(0), torch.empty(0))
 
 
 def fuse(frames: Tensor, personalization: Personalization) -> Tensor:
@@ -113,5 +105,5 @@ def fuse(frames: Tensor, personalization: Personalization) -> Tensor:
 
 def make_fusion(name: FusionName, dim: int, *, fixed: bool = False) -> Fusion:
     """Make the fusion of that name for an encoder of width `dim`, of e_s that are learnt or `fixed`."""
-    fusions = {"none": NoFusion, "first": First, "prefix": Prefix, "concat": Concat, "last": Last}
+    fusions = {"none": Fusion, "first": First, "prefix": Prefix, "concat": Concat, "last": Last}
     return fusions[name](dim, fixed=fixed)

@@ -111,7 +111,7 @@ class PLDCCallback(PredictionCollector):
         utterances, test = tested
         validation = self.validation and of_other_speakers(self.validation, test, utterances[0].split)
         calibrators = standard_calibrators(pldc, validation, draws=self.draws, seed=self.seed)
-        least = model.test_metric.min_utterances
+        least = model.metric.min_utterances
         table_of = partial(calibration_table, pldc=pldc, calibrators=calibrators, min_utterances=least)
         record, table = score_set(model, data, tested, table_of)
         if validation is not None:

@@ -233,7 +233,7 @@ def score_set(
             found = int((labelled != NO_EMOTION).sum())
             return {"utterances": len(labelled), "labelled": found, "scores": scores}, []
         table = table_of(part)
-        print_scores(f"{name}: {len(part.predictions)} utterances", table, model.test_metric.min_utterances)
+        print_scores(f"{name}: {len(part.predictions)} utterances", table, model.metric.min_utterances)
         return {"utterances": len(part.predictions), "rows": run_files.rows_as_json(table)}, table
 
     record, table = scored(split, test)
@@ -259,7 +259,7 @@ def attribute_metrics(model: Any, data: Any, splits: dict[str, Any]) -> dict[str
     return {
         "attributes": list(model.attributes),
         "scale": list(data.scale),
-        "min_utterances": model.test_metric.min_utterances,
+        "min_utterances": model.metric.min_utterances,
         "splits": splits,
     }
 
@@ -303,7 +303,7 @@ class PredictionWriter(PredictionCollector):
             return
 
         def table_of(part: PredictedSet) -> list[CalibrationRow]:
-            return [score_row("raw", part, part.predictions, model.attributes, model.test_metric.min_utterances)]
+            return [score_row("raw", part, part.predictions, model.attributes, model.metric.min_utterances)]
 
         splits, moments = {}, []
         for split, (_, tested) in collected.by_split().items():

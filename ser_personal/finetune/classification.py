@@ -36,8 +36,7 @@ class EmotionClassification(FineTuning):
         super().__init__(**kwargs)
         self.emotions = list(chosen)
         self.loss = cross_entropy
-        self.validation_metric = ClassificationMetric()
-        self.test_metric = ClassificationMetric()
+        self.metric = ClassificationMetric()
 
     @override
     def initial_outputs(self, training_set: TrainingSet) -> list[float]:

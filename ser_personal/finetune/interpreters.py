@@ -77,7 +77,6 @@ class MLPInterpreter(Interpreter):
         super().__init__()
         self.hidden_dims = hidden_dims
         self.dropout = dropout
-        self.layers = nn.Sequential()
 
     @override
     def build(self, dim: int, outputs: int) -> None:
@@ -89,8 +88,7 @@ class MLPInterpreter(Interpreter):
 
     @override
     def forward(self, output: EncoderOutput) -> Tensor:
-        predictions: Tensor = self.layers(mean_pool(output))
-        return predictions
+        return cast("Tensor", self.layers(mean_pool(output)))
 
 
 class DenseInterpreter(Interpreter):
@@ -115,8 +113,7 @@ class DenseInterpreter(Interpreter):
     def forward(self, output: EncoderOutput) -> Tensor:
         pooled = functional.dropout(mean_pool(output), self.dropout, self.training)
         hidden = functional.dropout(self.dense(pooled).tanh(), self.dropout, self.training)
-        predictions: Tensor = self.out_proj(hidden)
-        return predictions
+        return cast("Tensor", self.out_proj(hidden))
 
 
 class AttentiveStatisticsInterpreter(Interpreter):
@@ -140,9 +137,11 @@ class AttentiveStatisticsInterpreter(Interpreter):
         self.sap_linear = nn.Linear(dim, dim)
         self.attention = nn.Parameter(torch.randn(dim, 1))
         widths = [2 * dim, *self.hidden_dims]
-        self.fc = nn.ModuleList(
-            nn.Sequential(nn.Linear(before, width), nn.LayerNorm(width), nn.ReLU(), nn.Dropout(self.dropout))
-            for before, width in pairwise(widths)
+        self.fc = nn.Sequential(
+            *(
+                nn.Sequential(nn.Linear(before, width), nn.LayerNorm(width), nn.ReLU(), nn.Dropout(self.dropout))
+                for before, width in pairwise(widths)
+            )
         )
         self.out = nn.Linear(widths[-1], outputs)
 
@@ -158,10 +157,7 @@ class AttentiveStatisticsInterpreter(Interpreter):
         variance = (weights * (frames - mean[:, None]).square()).sum(1)
         hidden = torch.cat([mean, variance.clamp(min=1e-5).sqrt()], dim=1)
         hidden = functional.dropout(hidden, self.dropout, self.training)
-        for layer in self.fc:
-            hidden = layer(hidden)
-        predictions: Tensor = self.out(hidden)
-        return predictions
+        return cast("Tensor", self.out(self.fc(hidden)))
 
 
 class PointwiseInterpreter(Interpreter):
@@ -276,8 +272,7 @@ class TransformerInterpreter(Interpreter):
             tokens.insert(1, speaker[:, None])
         mask = functional.pad(frame_mask, (len(tokens) - 1, 0), value=True)
         hidden = self.transformer(torch.cat(tokens, dim=1), src_key_padding_mask=~mask)
-        predictions: Tensor = self.last(hidden[:, 0])
-        return predictions
+        return cast("Tensor", self.last(hidden[:, 0]))
 
 
 def average_frames(frames: Tensor, frame_mask: Tensor, stride: int) -> tuple[Tensor, Tensor]:

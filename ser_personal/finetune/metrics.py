@@ -33,8 +33,8 @@ class UtteranceMetric(Metric):
     integers: list[Tensor]
     floats: list[Tensor]
 
-    def __init__(self, integers: int, floats: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, integers: int, floats: int) -> None:
+        super().__init__()
         self.widths = integers, floats
         self.add_state("integers", default=[], dist_reduce_fx="cat")
         self.add_state("floats", default=[], dist_reduce_fx="cat")
@@ -66,8 +66,8 @@ class ConcordanceMetric(UtteranceMetric):
     utterances doesn't count in A-CCC.
     """
 
-    def __init__(self, attributes: Sequence[str], min_utterances: int = 10, **kwargs: Any) -> None:
-        super().__init__(integers=2, floats=2 * len(attributes), **kwargs)
+    def __init__(self, attributes: Sequence[str], min_utterances: int = 10) -> None:
+        super().__init__(integers=2, floats=2 * len(attributes))
         self.attributes = tuple(attributes)
         self.min_utterances = min_utterances
 
@@ -105,8 +105,8 @@ def speaker_key(speaker_id: str | None) -> int:
 class ClassificationMetric(UtteranceMetric):
     """Macro and weighted F1, and unweighted average recall, over the emotions that occur among the labels."""
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(integers=3, floats=0, **kwargs)
+    def __init__(self) -> None:
+        super().__init__(integers=3, floats=0)
 
     @override
     def update(self, batch: PredictionBatch) -> None:

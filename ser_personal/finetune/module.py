@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -79,6 +79,7 @@ class FineTuning(PersonalizedModule):
             keeps them constant, as the authors do.
     """
 
+    parts: ClassVar[tuple[str, ...]] = ("interpreter",)
     # what it predicts: one of the two is empty
     attributes: Sequence[str] = ()
     emotions: Sequence[str] = ()
@@ -87,8 +88,7 @@ class FineTuning(PersonalizedModule):
     targets: ClassVar[str]
     # of outputs and labels, both (batch, outputs), and of weights (batch,), what each utterance counts
     loss: Callable[[Tensor, Tensor, Tensor | None], Tensor]
-    validation_metric: Metric
-    test_metric: Metric
+    metric: Metric
 
     def __init__(
         self,
@@ -125,11 +125,6 @@ class FineTuning(PersonalizedModule):
         # utterances whose labels this model, or one that it started from, was trained on
         self.trained_on: frozenset[str] = frozenset()
 
-    @property
-    @override
-    def parts(self) -> dict[str, object]:
-        return {**super().parts, "interpreter": self.interpreter}
-
     def fingerprint(self) -> str:
         """Hash what predictions depend on in a test: `PersonalizedEncoder.fingerprint`, and the interpreter."""
         return content_hash(self.personalized.fingerprint(), weights_fingerprint(self.interpreter.state_dict()))
@@ -149,18 +144,21 @@ class FineTuning(PersonalizedModule):
     @override
     def build(self, training_set: TrainingSet) -> None:
         initial, papt = self.hparams["initial_checkpoint"], self.hparams["papt_checkpoint"]
+        if initial is not None and papt is not None:
+            raise UserError(
+                "two checkpoints to start from",
+                where="--model.initial_checkpoint, --model.papt_checkpoint",
+                remedy="Give one of them: what came from PAPT is in the fine-tuned one",
+            )
         if initial is not None:
             with naming_checkpoint(initial):
                 self._start_from_finetuned(initial, training_set)
+        elif papt is not None:
+            with naming_checkpoint(papt):
+                self._start_from_papt(papt, training_set)
         else:
-            if papt is not None:
-                with naming_checkpoint(papt):
-                    self._start_from_papt(papt, training_set)
-            else:
-                self._require_learnt_embedding()
-                self.personalized.build(training_set)
-                own = training_set.train_hashes if self.personalized.speakers.ids else frozenset()
-                self.personalized.pretrained_on = training_set.frames_trained_on | own
+            self._start_anew(training_set)
+        if initial is None:
             self._build_interpreter()
             self.interpreter.start_from(self.initial_outputs(training_set))
         self.personalized.encoder.adapt(self.lora)
@@ -179,9 +177,8 @@ class FineTuning(PersonalizedModule):
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._require_same_targets(checkpoint, "the checkpoint")
+        self._take_over(checkpoint, "the checkpoint")
         super().on_load_checkpoint(checkpoint)
-        self.trained_on = unpack_hashes(checkpoint.get(TRAINED_ON, ""))
 
     @override
     def rebuild(self, checkpoint: dict[str, Any]) -> None:
@@ -192,32 +189,29 @@ class FineTuning(PersonalizedModule):
         self.personalized.encoder.freeze_mask_embedding()
         self.personalized.speakers.requires_grad_(requires_grad=self.hparams["train_speaker_embedding"])
 
+    def _start_anew(self, training_set: TrainingSet) -> None:
+        is_learnt = self.personalized.fusion_name != "none" and self.personalized.speakers.is_learnt
+        if is_learnt and not self.hparams["train_speaker_embedding"]:
+            raise UserError(
+                "speaker embeddings are neither pre-trained nor learnt here",
+                where=f"--model.fusion {self.personalized.fusion_name}",
+                remedy="Give --model.papt_checkpoint, or set --model.train_speaker_embedding true",
+            )
+        self.personalized.build(training_set)
+        own = training_set.train_hashes if self.personalized.speakers.ids else frozenset()
+        self.personalized.pretrained_on = training_set.frames_trained_on | own
+
     def _start_from_papt(self, path: str, training_set: TrainingSet) -> None:
-        remedy = "Give one written by `ser fit --config configs/papt.yaml`"
-        checkpoint = _read(path, "head.label_embeddings", "checkpoint of PAPT or TAPT", remedy)
+        checkpoint = self._rebuild_from(path, "head.label_embeddings", "checkpoint of PAPT or TAPT", training_set)
         weights = checkpoint["state_dict"]
-        self._require_same_fusion(checkpoint, path, "pre-train")
-        self.personalized.rebuild(checkpoint[DESCRIPTION])
-        self.check_training_set(training_set)
         self.personalized.load_state_dict(
             {name.removeprefix(ENCODER_KEYS): weights[name] for name in weights if name.startswith(ENCODER_KEYS)}
         )
 
     def _start_from_finetuned(self, path: str, training_set: TrainingSet) -> None:
-        if self.hparams["papt_checkpoint"] is not None:
-            raise UserError(
-                "two checkpoints to start from",
-                where="--model.initial_checkpoint, --model.papt_checkpoint",
-                remedy="Give one of them: what came from PAPT is in the fine-tuned one",
-            )
-        remedy = "Give one written by `ser fit --config configs/finetune.yaml`, or --model.papt_checkpoint"
-        checkpoint = _read(path, "interpreter.", "fine-tuned checkpoint", remedy)
-        self._require_same_targets(checkpoint, path)
-        self._require_same_fusion(checkpoint, path, "train")
-        self.trained_on = unpack_hashes(checkpoint.get(TRAINED_ON, ""))
-        self.personalized.rebuild(checkpoint[DESCRIPTION])
+        checkpoint = self._rebuild_from(path, "interpreter.", "fine-tuned checkpoint", training_set)
+        self._take_over(checkpoint, path)
         self.rebuild(checkpoint)
-        self.check_training_set(training_set)
         own, trained = (
             {name: weight.shape for name, weight in weights.items() if name.startswith("interpreter.")}
             for weights in (self.state_dict(), checkpoint["state_dict"])
@@ -227,7 +221,22 @@ class FineTuning(PersonalizedModule):
             raise UserError(what, where=path, remedy="Give the --model.interpreter that it was trained with")
         self.load_state_dict(checkpoint["state_dict"])
 
-    def _require_same_targets(self, checkpoint: dict[str, Any], path: str) -> None:
+    def _rebuild_from(self, path: str, part: str, kind: str, training_set: TrainingSet) -> dict[str, Any]:
+        """Make the personalised encoder of a checkpoint of that kind, known by a `part` that others lack."""
+        checkpoint = read_checkpoint(path)
+        if not any(name.startswith(part) for name in checkpoint["state_dict"]):
+            remedy = "Give PAPT's or TAPT's to --model.papt_checkpoint, a fine-tuned one to --model.initial_checkpoint"
+            raise UserError(f"isn't a {kind}", where=path, remedy=remedy)
+        wanted, trained = self.hparams["fusion"], checkpoint[DESCRIPTION]["fusion"]
+        if wanted not in {None, trained}:
+            remedy = "Leave --model.fusion out, or give a checkpoint of that fusion"
+            raise UserError(f"was trained with fusion {trained}, not {wanted}", where=path, remedy=remedy)
+        self.personalized.rebuild(checkpoint[DESCRIPTION])
+        self.check_training_set(training_set)
+        return checkpoint
+
+    def _take_over(self, checkpoint: dict[str, Any], path: str) -> None:
+        """What was learnt of labels: refuse other ones, and remember whose they were."""
         wanted = list(self.attributes or self.emotions)
         trained = checkpoint.get(PREDICTS, wanted)
         # emotions may be left to the checkpoint
@@ -237,24 +246,7 @@ class FineTuning(PersonalizedModule):
                 where=path,
                 remedy=f"Give the --model.{self.targets}, and the config, that it was trained with",
             )
-
-    def _require_same_fusion(self, checkpoint: dict[str, Any], path: str, how: str) -> None:
-        wanted, trained = self.hparams["fusion"], checkpoint[DESCRIPTION]["fusion"]
-        if wanted not in {None, trained}:
-            raise UserError(
-                f"was {how}ed with fusion {trained}, not {wanted}",
-                where=path,
-                remedy=f"Leave --model.fusion out, or {how} with that fusion",
-            )
-
-    def _require_learnt_embedding(self) -> None:
-        is_learnt = self.personalized.fusion_name != "none" and self.personalized.speakers.is_learnt
-        if is_learnt and not self.hparams["train_speaker_embedding"]:
-            raise UserError(
-                "speaker embeddings are neither pre-trained nor learnt here",
-                where=f"--model.fusion {self.personalized.fusion_name}",
-                remedy="Give --model.papt_checkpoint, or set --model.train_speaker_embedding true",
-            )
+        self.trained_on = unpack_hashes(checkpoint.get(TRAINED_ON, ""))
 
     @override
     def forward(self, batch: EmotionBatch) -> PredictionBatch:
@@ -279,55 +271,40 @@ class FineTuning(PersonalizedModule):
 
     def _some_as_unseen(self, batch: EmotionBatch) -> EmotionBatch:
         unseen = torch.rand(len(batch["speaker_ids"])) < self.hparams["unseen_share"]
-        pairs = zip(batch["speaker_ids"], unseen.tolist(), strict=True)
-        some: dict[str, Any] = {**batch, "speaker_ids": [None if hidden else speaker for speaker, hidden in pairs]}
+        pairs, some = zip(batch["speaker_ids"], unseen.tolist(), strict=True), batch.copy()
+        some["speaker_ids"] = [None if hidden else speaker for speaker, hidden in pairs]
         if "speaker_features" in batch:
             features = batch["speaker_features"]
             some["speaker_features"] = features.masked_fill(unseen.to(features.device)[:, None], torch.nan)
-        return cast("EmotionBatch", some)
+        return some
+
+    @override
+    def on_validation_epoch_start(self) -> None:
+        self.metric.reset()
 
     @override
     def validation_step(self, batch: EmotionBatch, batch_idx: int) -> PredictionBatch:
         result: PredictionBatch = self.predict_step(batch, batch_idx)
-        self.validation_metric.update(result)
-        return result
-
-    @override
-    def test_step(self, batch: EmotionBatch, batch_idx: int) -> PredictionBatch:
-        result: PredictionBatch = self.predict_step(batch, batch_idx)
-        self.test_metric.update(result)
+        self.metric.update(result)
         return result
 
     @override
     def on_validation_epoch_end(self) -> None:
-        self.log_scores("val", self.validation_metric.compute())
-        self.validation_metric.reset()
+        self.log_scores("test" if self.trainer.testing else "val", self.metric.compute())
 
-    @override
-    def on_test_epoch_end(self) -> None:
-        self.log_scores("test", self.test_metric.compute())
-        self.test_metric.reset()
+    on_test_epoch_start = on_validation_epoch_start
+    test_step = validation_step
+    on_test_epoch_end = on_validation_epoch_end
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW, the interpreter at its own rate; constant, or with warm-up and decay."""
         rate, interpreter_rate = self.hparams["learning_rate"], self.hparams["interpreter_learning_rate"]
-        groups: list[dict[str, Any]] = [
-            {"params": [weight for weight in self.personalized.parameters() if weight.requires_grad], "lr": rate},
-            {"params": [*self.interpreter.parameters()], "lr": rate if interpreter_rate is None else interpreter_rate},
+        groups = [
+            {"params": self.personalized.parameters(), "lr": rate},
+            {"params": self.interpreter.parameters(), "lr": rate if interpreter_rate is None else interpreter_rate},
         ]
-        return self.adamw(
-            [group for group in groups if group["params"]],
-            self.hparams["warmup_share"],
-            weight_decay=self.hparams["weight_decay"],
-        )
-
-
-def _read(path: str, part: str, kind: str, remedy: str) -> dict[str, Any]:
-    checkpoint = read_checkpoint(path)
-    if not any(name.startswith(part) for name in checkpoint["state_dict"]):
-        raise UserError(f"isn't a {kind}", where=path, remedy=remedy)
-    return checkpoint
+        return self.adamw(groups, self.hparams["warmup_share"], weight_decay=self.hparams["weight_decay"])
 
 
 class EmotionFineTuning(FineTuning):
@@ -342,6 +319,7 @@ class EmotionFineTuning(FineTuning):
         **kwargs: encoder, speakers, interpreter and how they learn, as in `FineTuning`.
     """
 
+    parts = ("interpreter", "loss")
     targets = "attributes"
 
     def __init__(
@@ -361,13 +339,7 @@ class EmotionFineTuning(FineTuning):
         super().__init__(**kwargs)
         self.attributes = list(chosen)
         self.loss = loss or CCCLoss()
-        self.validation_metric = ConcordanceMetric(self.attributes, min_utterances)
-        self.test_metric = ConcordanceMetric(self.attributes, min_utterances)
-
-    @property
-    @override
-    def parts(self) -> dict[str, object]:
-        return {**super().parts, "loss": self.loss}
+        self.metric = ConcordanceMetric(self.attributes, min_utterances)
 
     @override
     def build(self, training_set: TrainingSet) -> None:

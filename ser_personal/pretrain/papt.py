@@ -233,10 +233,6 @@ class PAPT(PersonalizedModule):
             "speakers": (self.personalized.speakers, speaker_rate),
             "fusion": (self.personalized.fusion, speaker_rate),
         }
-        groups = []
-        for name, (part, its_rate) in parts.items():
-            weights = [weight for weight in part.parameters() if weight.requires_grad]
-            if weights:
-                groups.append({"name": name, "params": weights, "lr": its_rate})
+        groups = [{"name": name, "params": part.parameters(), "lr": its} for name, (part, its) in parts.items()]
         decay, share = self.hparams["weight_decay"], self.hparams["warmup_share"]
         return self.adamw(groups, share, betas=(0.9, 0.98), eps=1e-6, weight_decay=decay)

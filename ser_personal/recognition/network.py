@@ -129,8 +129,7 @@ class OnnxNetwork(nn.Module):
     def __init__(self, network: EmotionNetwork) -> None:
         super().__init__()
         self.network = network
-        fusion = network.personalized.fusion
-        self.uses_speakers = fusion is not None and fusion.uses_speakers
+        self.uses_speakers = network.personalized.fusion_name != "none"
         speakers = network.personalized.speakers
         embedding = speakers([None]).detach() if self.uses_speakers else torch.zeros(1, network.dim)
         self.register_buffer("embedding", embedding)

@@ -120,7 +120,7 @@ class RidgeBaselineCallback(RunWriter):
         folder = run_folder(trainer)
         if not trainer.is_global_zero:
             return
-        metric: Any = pl_module.test_metric
+        metric: Any = pl_module.metric
         attributes, least = attributes_of(pl_module, self), metric.min_utterances
         if not write_baseline(trainer.datamodule, attributes, least, folder):  # type: ignore[attr-defined]
             rank_zero_info("no ridge baseline: no training utterance has a label that the model predicts")

@@ -122,7 +122,7 @@ def test_all_weights_are_the_checkpoints(data, finetuned_checkpoint):
 
 def test_what_can_not_be_built(data, papt_checkpoint, finetuned_checkpoint, tmp_path):
     papt, finetuned = str(papt_checkpoint), str(finetuned_checkpoint)
-    refused("was pre-trained with fusion last, not none", finetuning(papt_checkpoint=papt, fusion="none").build, data)
+    refused("was trained with fusion last, not none", finetuning(papt_checkpoint=papt, fusion="none").build, data)
     refused("papt.ckpt: isn't a fine-tuned checkpoint", finetuning(initial_checkpoint=papt).build, data)
     started = partial(finetuning, initial_checkpoint=finetuned)
     refused("two checkpoints to start from", started(papt_checkpoint=papt).build, data)

@@ -56,7 +56,7 @@ def test_checkpoints_win_over_yaml_and_flags_over_both(run, build, synthetic_cor
     assert any("model.encoder = ser_personal.encoder.hubert.TinyEncoder" in line for line in said)
     assert cli.model.interpreter.hidden_dims == (16,)
     assert isinstance(cli.model.personalized.speakers.unseen, Zero)
-    assert cli.model.test_metric.min_utterances == 2
+    assert cli.model.metric.min_utterances == 2
     replaced = f"from {run / 'finetune.ckpt'}: model.attributes = ['valence'] (the config had "
     assert any(line.startswith(replaced) for line in said)
     assert not [line for line in said if "min_utterances" in line]
