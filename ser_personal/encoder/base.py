@@ -65,20 +65,14 @@ class Encoder(nn.Module, ABC):
         """Freeze the embedding of masked frames, where nothing is masked: DDP stops at unused weights."""
 
     def encode(
-        self,
-        batch: SpeakerBatch,
-        time_mask: Tensor | None = None,
-        personalization: Personalization = UNPERSONALIZED,
+        self, batch: SpeakerBatch, time_mask: Tensor | None = None, personalization: Personalization = UNPERSONALIZED
     ) -> EncoderOutput:
         """Encode a batch: `forward` on what this encoder reads of it."""
         held, (values, lengths) = cast("dict[str, Tensor]", batch), self.reads
         if values not in held:
-            raise UserError(
-                f"reads {values}, and the batches hold none",
-                where=f"--model.encoder {type(self).__name__}",
-                remedy="Give --data EmotionDataModule with an encoder of audio, or CachedEmotionDataModule with "
-                "--model.encoder CachedFeatures",
-            )
+            what, where = f"reads {values}, and the batches hold none", f"--model.encoder {type(self).__name__}"
+            remedy = "Give --data EmotionDataModule, or CachedEmotionDataModule and --model.encoder CachedFeatures"
+            raise UserError(what, where=where, remedy=remedy)
         return cast("EncoderOutput", self(held[values], held[lengths], time_mask, personalization))
 
     @abstractmethod

@@ -160,9 +160,8 @@ class HubertEncoder(PretrainedEncoder):
         """Encode up to a layer, 1-based: transformers' `hidden_states[layer]`, as a k-means teacher does."""
         layers = self.network.encoder.layers
         if not 1 <= layer <= len(layers):
-            raise UserError(
-                f"no layer {layer}", where=f"encoder of {len(layers)} layers", remedy=f"Choose from 1 to {len(layers)}"
-            )
+            remedy = f"Choose from 1 to {len(layers)}"
+            raise UserError(f"no layer {layer}", where=f"encoder of {len(layers)} layers", remedy=remedy)
         # Without those above it, whose work would be thrown away.
         self.network.encoder.layers = layers[:layer]
         try:

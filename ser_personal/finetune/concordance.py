@@ -87,11 +87,8 @@ def _concordance(predictions: Tensor, labels: Tensor, weights: Tensor | None = N
 
 def _checked(predictions: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     if predictions.shape != labels.shape or predictions.ndim not in {1, 2}:
-        raise UserError(
-            f"predictions {tuple(predictions.shape)} and labels {tuple(labels.shape)} don't match",
-            where="CCC",
-            remedy="Give both as (n,) or both as (n, attributes)",
-        )
+        what = f"predictions {tuple(predictions.shape)} and labels {tuple(labels.shape)} don't match"
+        raise UserError(what, where="CCC", remedy="Give both as (n,) or both as (n, attributes)")
     dtype = torch.promote_types(torch.promote_types(predictions.dtype, labels.dtype), torch.float32)
     return predictions.to(dtype), labels.to(dtype)
 

@@ -238,9 +238,8 @@ class TransformerInterpreter(Interpreter):
         stride: PositiveInt = 4,
     ) -> None:
         if dim % heads or dim % 2:
-            raise UserError(
-                f"{dim} is odd, or {heads} heads don't divide it", where="dim", remedy="Give a multiple of heads and 2"
-            )
+            what = f"{dim} is odd, or {heads} heads don't divide it"
+            raise UserError(what, where="dim", remedy="Give a multiple of heads and 2")
         super().__init__()
         self.dim, self.layers, self.heads, self.dropout, self.stride = dim, layers, heads, dropout, stride
 

@@ -145,11 +145,9 @@ class FineTuning(PersonalizedModule):
     def build(self, training_set: TrainingSet) -> None:
         initial, papt = self.hparams["initial_checkpoint"], self.hparams["papt_checkpoint"]
         if initial is not None and papt is not None:
-            raise UserError(
-                "two checkpoints to start from",
-                where="--model.initial_checkpoint, --model.papt_checkpoint",
-                remedy="Give one of them: what came from PAPT is in the fine-tuned one",
-            )
+            where = "--model.initial_checkpoint, --model.papt_checkpoint"
+            remedy = "Give one of them: what came from PAPT is in the fine-tuned one"
+            raise UserError("two checkpoints to start from", where=where, remedy=remedy)
         if initial is not None:
             with naming_checkpoint(initial):
                 self._start_from_finetuned(initial, training_set)
@@ -331,11 +329,8 @@ class EmotionFineTuning(FineTuning):
     ) -> None:
         chosen = as_names("attributes", attributes)
         if not chosen or len(set(chosen)) < len(chosen) or not {*chosen} <= {*ATTRIBUTES}:
-            raise UserError(
-                f"can't be {', '.join(chosen) or 'empty'}",
-                where="attributes",
-                remedy=f"Choose among {', '.join(ATTRIBUTES)}, each once",
-            )
+            remedy = f"Choose among {', '.join(ATTRIBUTES)}, each once"
+            raise UserError(f"can't be {', '.join(chosen) or 'empty'}", where="attributes", remedy=remedy)
         super().__init__(**kwargs)
         self.attributes = list(chosen)
         self.loss = loss or CCCLoss()

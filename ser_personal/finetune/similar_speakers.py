@@ -66,11 +66,8 @@ class SimilarSpeakers(SpeakerSelection):
         of_targets = acoustics_by_speaker(targets, self.max_utterances)
         for name, found in {"training": features, "test": of_targets}.items():
             if not found:
-                raise UserError(
-                    f"no {name} utterance has a known speaker",
-                    where="--data.speaker_selection SimilarSpeakers",
-                    remedy="Give a corpus with speakers, or leave the selection out",
-                )
+                what, where = f"no {name} utterance has a known speaker", "--data.speaker_selection SimilarSpeakers"
+                raise UserError(what, where=where, remedy="Give a corpus with speakers, or leave the selection out")
         everyone = np.concatenate(list(features.values()))
         pca = PCA(min(self.dim, *everyone.shape), whiten=True, svd_solver="full")
         reduce = make_pipeline(StandardScaler(), pca).fit(everyone).transform
