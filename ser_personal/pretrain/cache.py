@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import torch
 from jsonargparse.typing import PositiveInt
@@ -17,7 +19,7 @@ from ser_personal.encoder.personalized import saved_encoder
 from ser_personal.errors import UserError
 from ser_personal.files import content_hash
 from ser_personal.pretrain.teachers import EncoderTeacher, Precision, TeacherPass, unfinished_batches
-from ser_personal.types import FeatureSource, Seed, unpack_hashes
+from ser_personal.types import FeatureSource, Seed, TrainingSet, unpack_hashes
 
 
 def cache(
@@ -52,7 +54,7 @@ def cache(
     else:
         torch.manual_seed(seed)
         built = encoder or HubertEncoder()
-        built.build(training_set=data)
+        built.build(training_set=cast("TrainingSet", data))
         built.adapt(None)
         name = " ".join([type(built).__name__, getattr(built, "pretrained", "")]).strip()
     network: nn.Module = built
