@@ -208,7 +208,6 @@ class FineTuning(PersonalizedModule):
 
     def _start_from_finetuned(self, path: str, training_set: TrainingSet) -> None:
         checkpoint = self._rebuild_from(path, "interpreter.", "fine-tuned checkpoint", training_set)
-        self._take_over(checkpoint, path)
         self.rebuild(checkpoint)
         own, trained = (
             {name: weight.shape for name, weight in weights.items() if name.startswith("interpreter.")}
@@ -229,12 +228,13 @@ class FineTuning(PersonalizedModule):
         if wanted not in {None, trained}:
             remedy = "Leave --model.fusion out, or give a checkpoint of that fusion"
             raise UserError(f"was trained with fusion {trained}, not {wanted}", where=path, remedy=remedy)
+        self._take_over(checkpoint, path)
         self.personalized.rebuild(checkpoint[DESCRIPTION])
         self.check_training_set(training_set)
         return checkpoint
 
     def _take_over(self, checkpoint: dict[str, Any], path: str) -> None:
-        """What was learnt of labels: refuse other ones, and remember whose they were."""
+        """What was learnt of labels, nothing in PAPT: refuse other ones, and remember whose they were."""
         wanted = list(self.attributes or self.emotions)
         trained = checkpoint.get(PREDICTS, wanted)
         # emotions may be left to the checkpoint

@@ -245,7 +245,7 @@ def _check_reads_audio(module: FineTuning, checkpoint: str, *, onnx: bool) -> No
     from ser_personal.encoder.raw import CachedFeatures
 
     encoder = module.personalized.encoder
-    if isinstance(encoder, CachedFeatures) and encoder.source is not None:
+    if isinstance(encoder, CachedFeatures):
         what = f"reads cached features of {encoder.source.encoder}, a bundle's model reads audio"
         remedy = "Fine-tune on audio with that encoder, frozen, to share the model"
         raise UserError(what, where=checkpoint, remedy=remedy)
