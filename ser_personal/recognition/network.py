@@ -147,10 +147,10 @@ class OnnxNetwork(nn.Module):
 
 def check_onnx_installed() -> None:
     """Refuse `--onnx` where a package is missing."""
-    missing = [package for package in ONNX_PACKAGES if find_spec(package) is None]
-    if missing:
-        remedy = f"`pip install {' '.join(ONNX_PACKAGES)}`"
-        raise UserError(f"needs the package {missing[0]}", where="--onnx", remedy=remedy)
+    for package in ONNX_PACKAGES:
+        if find_spec(package) is None:
+            remedy = f"`pip install {' '.join(ONNX_PACKAGES)}`"
+            raise UserError(f"needs the package {package}", where="--onnx", remedy=remedy)
 
 
 def write_onnx(network: EmotionNetwork, path: Path) -> float:

@@ -69,18 +69,17 @@ def similar_speakers(vectors: Values, size: int) -> list[NDArray[np.int64]]:
 
 
 def anonymised(bundle: Bundle) -> Bundle:
-    """The bundle without names, order and embeddings of its training speakers."""
-    network = _anonymised_network(bundle.network)
-    bank = bundle.bank and _anonymised_bank(bundle.bank)
+    """The bundle without names, order and embeddings of its training speakers.
+
+    Vectors and label statistics stay in its bank, for calibration needs them.
+    """
+    network, bank = _anonymised_network(bundle.network), bundle.bank
+    if bank is not None:
+        order = np.random.default_rng().permutation(len(bank.speaker_ids))
+        names = tuple(f"speaker-{number:0{len(str(len(order)))}}" for number in range(1, len(order) + 1))
+        arrays = {name: getattr(bank, name)[order] for name in ("vectors", "count", "label_mean", "label_std")}
+        bank = replace(bank, speaker_ids=names, fingerprint="", **arrays)
     return replace(bundle, network=network, model=weights_fingerprint(network.state_dict()), bank=bank)
-
-
-def _anonymised_bank(bank: SpeakerBank) -> SpeakerBank:
-    """The bank under new ids in a new order; vectors and label statistics stay, for calibration needs them."""
-    order = np.random.default_rng().permutation(len(bank.speaker_ids))
-    names = tuple(f"speaker-{number:0{len(str(len(order)))}}" for number in range(1, len(order) + 1))
-    arrays = {name: getattr(bank, name)[order] for name in ("vectors", "count", "label_mean", "label_std")}
-    return replace(bank, speaker_ids=names, fingerprint="", **arrays)
 
 
 def _anonymised_network(network: EmotionNetwork) -> EmotionNetwork:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from math import inf, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -125,7 +126,7 @@ def _odyssey(config: dict[str, Any], weights: dict[str, Tensor], name: str, attr
     _check_rate(config, name)
     encoder, pool, ser = _parts(weights, ("ssl_model.", "pool_model.", "ser_model."), name)
     mean, std = float(config["mean"]), float(config["std"])
-    if not (abs(mean) < float("inf") and 0 < std < float("inf")):
+    if not (isfinite(mean) and 0 < std < inf):
         what = f"its waveforms have mean {mean:g} and standard deviation {std:g}"
         raise UserError(what, where=name, remedy=REMEDY)
     widths = [len(weight) for layer, weight in sorted(ser.items()) if re.fullmatch(r"fc\.\d\.0\.weight", layer)]
@@ -297,9 +298,8 @@ def _in_our_names(weights: dict[str, Tensor], dim: int) -> dict[str, Tensor]:
         # torch's weight normalisation called them so before it was a parametrisation
         new = re.sub(r"conv\.weight_g$", "conv.parametrizations.weight.original0", name)
         new = re.sub(r"conv\.weight_v$", "conv.parametrizations.weight.original1", new)
-        front, rest = "feature_extractor.", new.removeprefix("feature_extractor.")
-        ours = f"front_end.{rest}" if new.startswith(front) else f"network.{new}"
-        renamed["layer_weights" if new == "layer_weights" else ours] = weight
+        new = re.sub(r"^(?!feature_extractor\.|layer_weights$)", "network.", new)
+        renamed[re.sub(r"^feature_extractor\.", "front_end.", new)] = weight
     # what was fine-tuned elsewhere may lack it, and nothing is masked here
     return {"network.masked_spec_embed": torch.zeros(dim), **renamed}
 
