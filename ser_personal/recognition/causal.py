@@ -150,12 +150,6 @@ def line_of(calibrator: CausalCalibrator | None, profile: SpeakerProfile) -> Aff
     return AffineMap(at_high - at_low, at_low - (at_high - at_low) * low)
 
 
-def label_priors(bundle: Bundle, calibration: str | None) -> tuple[LabelPrior, ...]:
-    """What a bundle knows of speakers' labels by one of its calibrations, one for each attribute; by none if None."""
-    fitted, usual = bundle.label_priors.get(calibration or "", {}), LabelPrior.default(bundle.scale)
-    return tuple(fitted.get(attribute, usual) for attribute in bundle.attributes)
-
-
 def make_calibrator(bundle: Bundle, name: CalibrationName, pldc: PLDCSettings | None = None) -> CausalCalibrator | None:
     """Make a calibrator of a bundle, with its settings of PLDC if None; `none` is None."""
     require_one_of("calibration", name, CalibrationName)

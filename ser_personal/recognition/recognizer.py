@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from ser_personal.audio import SAMPLE_RATE
+from ser_personal.calibration.few_labels import LabelPrior
 from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.corpus.table import known
 from ser_personal.errors import UserError, counted
 from ser_personal.recognition.bundle import Bundle, CalibrationName, find_bundle, read_bundle
-from ser_personal.recognition.causal import CausalLabels, label_priors, make_calibrator
+from ser_personal.recognition.causal import CausalLabels, make_calibrator
 from ser_personal.recognition.profiles import SpeakerProfile, SpeakerProfiles
 from ser_personal.recognition.raw import RawRecognizer, Utterances
 from ser_personal.recognition.recordings import Channel, Recording, recordings_of
@@ -83,7 +84,9 @@ class EmotionRecognizer:
         chosen = calibration or (bundle.calibration if pldc is None else "pldc")
         self.calibrator: CausalCalibrator | None = make_calibrator(bundle, chosen, pldc)
         own_settings = chosen != "pldc" or pldc in (None, bundle.pldc)
-        self._with_labels = CausalLabels(self.calibrator, label_priors(bundle, chosen if own_settings else None))
+        fitted, usual = bundle.label_priors.get(chosen, {}) if own_settings else {}, LabelPrior.default(bundle.scale)
+        priors = tuple(fitted.get(attribute, usual) for attribute in bundle.attributes)
+        self._with_labels = CausalLabels(self.calibrator, priors)
         self._has_intervals = chosen == bundle.calibration and own_settings
         if profiles is not None:
             self._require_attributes()

@@ -186,8 +186,7 @@ def check_turns(turns: Iterable[Turn], num_samples: int) -> None:
     """Refuse turns that can't be of a recording of `num_samples`."""
     seconds = num_samples / SAMPLE_RATE
     for start, end, speaker, *_ in turns:
-        inside = 0 <= start < seconds and (end <= seconds + _BEYOND or end == inf)
-        if not inside or end <= start:
+        if not (0 <= start < seconds and start < end and (end <= seconds + _BEYOND or end == inf)):
             what = f"turn of {speaker} from {start:g} to {end:g} s isn't in the recording, 0 to {seconds:.2f} s"
             raise UserError(what, remedy="Give the segments of this recording, in seconds")
 

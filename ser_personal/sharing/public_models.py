@@ -63,7 +63,7 @@ def read_public_model(folder: Path, name: str, attributes: Sequence[str] | None 
         if "pretrain_model" in config:
             return _vox_profile(config, weights, name)
         if "ssl_type" in config:
-            return _odyssey(config, weights, name, named)
+            return _odyssey(config, _parts(weights, ("ssl_model.", "pool_model.", "ser_model."), name), name, named)
         return _dense(config, weights, folder / SETTINGS[1], name, named)
     except (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
         what = f"its files lack or misspell something ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
@@ -117,14 +117,16 @@ def _dense(
     )
 
 
-def _odyssey(config: dict[str, Any], weights: dict[str, Tensor], name: str, attributes: Sequence[str]) -> PublicModel:
-    """The form of 3loi/SER-Odyssey-Baseline-WavLM-Multi-Attributes."""
+def _odyssey(
+    config: dict[str, Any], parts: Sequence[dict[str, Tensor]], name: str, attributes: Sequence[str]
+) -> PublicModel:
+    """The form of 3loi/SER-Odyssey-Baseline-WavLM-Multi-Attributes, of the weights of encoder, pooling and head."""
     from ser_personal.finetune.interpreters import AttentiveStatisticsInterpreter
 
     if not re.fullmatch(r"(microsoft/)?wavlm-[\w-]+", str(config["ssl_type"])):
         raise UserError(f"its encoder is {config['ssl_type']}, not a WavLM", where=name, remedy=REMEDY)
     _check_rate(config, name)
-    encoder, pool, ser = _parts(weights, ("ssl_model.", "pool_model.", "ser_model."), name)
+    encoder, pool, ser = parts
     mean, std = float(config["mean"]), float(config["std"])
     if not (isfinite(mean) and 0 < std < inf):
         what = f"its waveforms have mean {mean:g} and standard deviation {std:g}"
@@ -145,11 +147,9 @@ def _challenge(folder: Path, name: str, attributes: Sequence[str]) -> PublicMode
     """The Odyssey challenge's own files, which say neither what their outputs are nor how long the audio was."""
     from ser_personal.pretrain.restricted_pickle import read_arrays
 
-    ssl, pool, ser, (mean, std) = (read_arrays(folder / file) for file in CHALLENGE)
-    parts = {"ssl_model": ssl, "pool_model": pool, "ser_model": ser}
-    weights = {f"{part}.{layer}": weight for part, own in parts.items() for layer, weight in own.items()}
+    *parts, (mean, std) = (read_arrays(folder / file) for file in CHALLENGE)
     config = {"ssl_type": "wavlm-large", "mean": mean, "std": std, "maxlen": CHALLENGE_SAMPLES}
-    return _odyssey(config, weights, name, attributes)
+    return _odyssey(config, parts, name, attributes)
 
 
 def _vox_profile(config: dict[str, Any], weights: dict[str, Tensor], name: str) -> PublicModel:
