@@ -191,7 +191,7 @@ def ccc_from_moments(mean_difference: ArrayLike, variances: ArrayLike, covarianc
 
 
 def ccc_from_sums(*sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The CCC (...) of n and the sums (...) over n pairs of predictions x, of labels y, of xx, yy and xy.
+    """The CCC (...) of n and the sums over n pairs of x (predictions), y (labels), xx, yy and xy; NaN where 0 / 0.
 
     Sums of squares lose digits: subtract something near the mean label from predictions and labels first.
     """
