@@ -86,7 +86,7 @@ def read_bundle(folder: Path) -> Bundle:
     held = {name: folder / name for name in HASHED if (folder / name).is_file()}
     try:
         for name in HASHED:
-            if config["files"].get(name) != (content_hash(held[name]) if name in held else None):
+            if (content_hash(held[name]) if name in held else None) != config["files"].get(name):
                 what = "isn't the file that the bundle was written with"
                 raise UserError(what, where=folder / name, remedy=_REMEDY)
         bundle = Bundle(

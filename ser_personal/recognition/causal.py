@@ -28,9 +28,9 @@ CausalCalibrator = Callable[[Values, SpeakerProfile], Values]
 
 
 def calibrate_causally(calibrator: CausalCalibrator, predicted: PredictedSet) -> tuple[Values, Values]:
-    """Calibrated predictions of a set, (utterances, attributes): each by what its speaker has said so far; as a line.
+    """Predictions of a set (utterances, attributes), each calibrated by what its speaker said so far, and by a line.
 
-    The line is that of all that its speaker says, not clipped: what `with_labels` corrects.
+    The line is that of all that the speaker says, not clipped: what `with_labels` corrects.
     """
     calibrated, by_line = predicted.predictions.copy(), predicted.predictions.copy()
     for rows in rows_by_speaker(predicted.speaker_ids).values():
