@@ -36,6 +36,12 @@ def atomic_file(path: str | Path, *, mode: int = 0o666) -> Iterator[IO[bytes]]:
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(EISDIR, os.strerror(EISDIR), str(path))
+    # a pipe or a device is written to, and a link keeps its name
+    if path.exists() and not path.is_file():
+        with path.open("wb") as file:
+            yield file
+        return
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -1,3 +1,4 @@
+import os
 import signal
 import subprocess
 import sys
@@ -23,6 +24,20 @@ def test_what_fails_midway_leaves_the_former_file(tmp_path, monkeypatch):
     assert caught.value.filename == str(path)
     assert path.read_bytes() == b"former"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_link_keeps_its_name_and_a_pipe_is_written_to(tmp_path):
+    link, pipe = tmp_path / "link", tmp_path / "pipe"
+    link.symlink_to(tmp_path / "file.bin")
+    atomic_write(link, b"content")
+    assert link.is_symlink()
+    assert (tmp_path / "file.bin").read_bytes() == b"content"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as threads:
+        found = threads.submit(pipe.read_bytes)
+        atomic_write(pipe, b"content")
+    assert found.result() == b"content"
+    assert pipe.is_fifo()
 
 
 def test_content_shape_type_and_order_count_in_a_hash(tmp_path):

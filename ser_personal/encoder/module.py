@@ -131,8 +131,13 @@ class PersonalizedModule(LightningModule):
                 raise UserError(what, where=type(self).__name__, remedy=remedy)
             # Lightning calls this under the training device, which transformers would load the weights to by way of
             # a package of its own; all devices get the finished networks instead.
-            with torch.device("cpu"):
-                self.build(self.training_set)
+            try:
+                with torch.device("cpu"):
+                    self.build(self.training_set)
+            except UserError:
+                # else the next fit of this object would take random weights for built ones
+                self.personalized.fusion = None
+                raise
 
     def adamw(self, groups: Iterable[Any], warmup_share: float | None, **settings: Any) -> OptimizerLRScheduler:
         """Make AdamW of what learns, at a constant rate or with linear warm-up and decay over the fit's steps."""

@@ -127,7 +127,9 @@ def test_what_can_not_be_built(data, papt_checkpoint, finetuned_checkpoint, tmp_
     started = partial(finetuning, initial_checkpoint=finetuned)
     refused("two checkpoints to start from", started(papt_checkpoint=papt).build, data)
     refused("was trained with fusion last, not first", started(fusion="first").build, data)
-    refused("with another interpreter", started(interpreter=TransformerInterpreter(16)).build, data)
+    another = started(interpreter=TransformerInterpreter(16))
+    for _ in range(2):
+        refused("with another interpreter", trainer(tmp_path).fit, another, datamodule=data)
     other = EmotionClassification(initial_checkpoint=finetuned)
     refused("was trained for arousal, valence, not emotions", other.build, data)
     line, swapped = "was trained for arousal, valence, not valence, arousal", {"attributes": ("valence", "arousal")}
