@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -20,11 +20,9 @@ from ser_personal.calibration.conformal import intervals_as_json
 from ser_personal.calibration.divergence import speaker_shifts
 from ser_personal.calibration.pldc import PLDC, PRIOR_UTTERANCES, Calibration, PLDCSettings, speaker_vectors
 from ser_personal.calibration.table import (
-    CalibrationRow,
     PredictedSet,
     calibration_table,
     of_other_speakers,
-    speaker_moments,
     standard_calibrators,
 )
 from ser_personal.data.datamodule import SpeechDataModule
@@ -33,7 +31,6 @@ from ser_personal.evaluation import run_files
 from ser_personal.evaluation.prediction_collector import (
     CollectedSet,
     PredictionCollector,
-    attribute_metrics,
     attributes_of,
     run_folder,
     score_set,
@@ -45,6 +42,9 @@ from ser_personal.scores import rows_by_speaker
 from ser_personal.speakers.bank import SpeakerBank, SpeakerBankBuilder
 from ser_personal.speakers.embedding import SpeakerEmbedding
 from ser_personal.types import PredictionBatch, Seed
+
+if TYPE_CHECKING:
+    from ser_personal.evaluation.prediction_collector import Scored
 
 
 class PLDCCallback(PredictionCollector):
@@ -82,43 +82,39 @@ class PLDCCallback(PredictionCollector):
 
     @override
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        data, model, folder = trainer.datamodule, cast("Any", pl_module), run_folder(trainer)  # type: ignore[attr-defined]
+        data, model = trainer.datamodule, cast("Any", pl_module)  # type: ignore[attr-defined]
         collected = self.take_tested(trainer)
         if collected is None or self.bank is None:
             return
-        pldc = PLDC(self.bank, attributes_of(pl_module, self), self.settings)
+        pldc = PLDC(self.bank, self.bank.attributes, self.settings)
         predictions, vectors = np.empty_like(collected.predicted.predictions), _known_vectors(self.bank, model)
-        splits, speakers, moments = {}, {}, []
+        scored, speakers = {}, {}
         # each set by itself: a speaker may stand in several
         for split, (rows, tested) in collected.by_split().items():
             test = tested.predicted
             calibration = pldc.calibration(test.predictions, test.speaker_ids, test.pooled)
             predictions[rows] = calibration.predictions
-            splits[split], table = self._score(pldc, calibration, tested, model, data)
-            moments.append(speaker_moments(split, table, test.labels, test.speaker_ids))
+            scored[split] = self._score(pldc, calibration, tested, model, data)
             speakers[split], vectors[split] = _describe(pldc, calibration, tested)
         of_bank = {"model": self.bank.fingerprint, "training_speakers": len(self.bank.speaker_ids)}
-        metrics = attribute_metrics(model, data, splits) | of_bank | {"pldc": asdict(self.settings)}
-        write_test(trainer, folder, run_files.predictions_table(collected, predictions, pldc.attributes), metrics)
-        run_files.write_moments(folder, moments)
+        frame = run_files.predictions_table(collected, predictions, pldc.attributes)
+        write_test(trainer, model, frame, scored, **of_bank, pldc=asdict(self.settings))
         training = run_files.describe_audio([data.utterances[index] for index in data.train_indices])
         record = {"fusion": str(model.personalized.fusion_name), "splits": speakers, "training": training}
-        run_files.write_speakers(folder, record, vectors)
+        run_files.write_speakers(run_folder(trainer), record, vectors)
 
-    def _score(
-        self, pldc: PLDC, calibration: Calibration, tested: CollectedSet, model: Any, data: Any
-    ) -> tuple[dict[str, Any], list[CalibrationRow]]:
+    def _score(self, pldc: PLDC, calibration: Calibration, tested: CollectedSet, model: Any, data: Any) -> Scored:
         utterances, test = tested
         validation = self.validation and of_other_speakers(self.validation, test, utterances[0].split)
         calibrators = standard_calibrators(pldc, validation, draws=self.draws, seed=self.seed)
         least = model.metric.min_utterances
         table_of = partial(calibration_table, pldc=pldc, calibrators=calibrators, min_utterances=least)
-        record, table = score_set(model, data, tested, table_of)
+        record, moments = score_set(model, data, tested, table_of)
         if validation is not None:
             calibrated = pldc(validation.predictions, validation.speaker_ids, validation.pooled)
             sets = replace(validation, predictions=calibrated), replace(test, predictions=calibration.predictions)
             record["intervals"] = intervals_as_json(*sets, pldc.attributes, pldc.bank.scale)
-        return record, table
+        return record, moments
 
 
 def _known_vectors(bank: SpeakerBank, model: Any) -> dict[str, SpeakerVectors]:

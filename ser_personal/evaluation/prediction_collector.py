@@ -9,7 +9,7 @@ from collections import Counter
 from contextlib import suppress
 from itertools import chain, compress, count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -27,7 +27,7 @@ from ser_personal.finetune.metrics import NO_EMOTION, classification_scores, emo
 from ser_personal.types import Utterance, utterance_hash
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     import pandas as pd
     from numpy.typing import NDArray
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from ser_personal.calibration.table import CalibrationRow
 
     Arrays = dict[str, NDArray[Any]]
+    # a test set's part of metrics.json, and its speakers' moments, none for categorical emotion
+    Scored = tuple[dict[str, Any], pd.DataFrame]
 
 
 class CollectedSet(NamedTuple):
@@ -176,8 +178,7 @@ def conditions_of(pl_module: Any, data: Any, utterances: Sequence[Utterance]) ->
 
     The first that applies, by hashes of utterances: `transductive` where audio of the speaker in this set was
     pre-trained on, and none of their labels in it were trained on; `labelled` where any labels of theirs were, or are
-    in the training split and so in the bank; `adaptation` where other audio of theirs was pre-trained on; else
-    `unseen`.
+    in the training split and so in the bank; `adaptation` where other audio of theirs was pre-trained on; `unseen`.
     """
     model, trained_on = pl_module.personalized, pl_module.trained_on
 
@@ -188,19 +189,14 @@ def conditions_of(pl_module: Any, data: Any, utterances: Sequence[Utterance]) ->
         return {who(each) for each in among if utterance_hash(each) in hashes}
 
     labels_here = speakers_in(trained_on, utterances)
-    transductive = speakers_in(model.pretrained_on, utterances) - labels_here
-    labelled = {*data.train_speaker_ids} | speakers_in(trained_on, data.utterances) | labels_here
-    # TAPT knows speakers whom no table has
-    adapted = {*model.embedded_speakers} | speakers_in(model.pretrained_on, data.utterances)
-
-    def condition(speaker: object) -> str:
-        if speaker in transductive:
-            return "transductive"
-        if speaker in labelled:
-            return "labelled"
-        return "adaptation" if speaker in adapted else "unseen"
-
-    return np.array([condition(who(utterance)) for utterance in utterances])
+    speakers_of = {
+        "transductive": speakers_in(model.pretrained_on, utterances) - labels_here,
+        "labelled": {*data.train_speaker_ids} | speakers_in(trained_on, data.utterances) | labels_here,
+        # TAPT knows speakers whom no table has
+        "adaptation": {*model.embedded_speakers} | speakers_in(model.pretrained_on, data.utterances),
+        "unseen": {who(each) for each in utterances},
+    }
+    return np.array([next(name for name, of in speakers_of.items() if who(each) in of) for each in utterances])
 
 
 def about_speakers(pl_module: Any, utterances: Sequence[Utterance], conditions: NDArray[np.str_]) -> dict[str, Any]:
@@ -218,11 +214,8 @@ def about_speakers(pl_module: Any, utterances: Sequence[Utterance], conditions: 
 
 def score_set(
     model: Any, data: Any, tested: CollectedSet, table_of: Callable[[PredictedSet], list[CalibrationRow]]
-) -> tuple[dict[str, Any], list[CalibrationRow]]:
-    """Score and print a test set and, where there are several, each condition in it, which is a task of its own.
-
-    -> the set's part of metrics.json, and its table, which is empty for categorical emotion.
-    """
+) -> Scored:
+    """Score and print a test set and, where there are several, each condition in it, which is a task of its own."""
     utterances, test = tested
     split, conditions = utterances[0].split, conditions_of(model, data, utterances)
 
@@ -241,7 +234,7 @@ def score_set(
     parts = {name: test.part(conditions == name) for name in names if len(names) > 1}
     record |= about_speakers(model, utterances, conditions)
     record["conditions"] = {name: scored(f"{split}, {name} speakers", part)[0] for name, part in parts.items()}
-    return record, table
+    return record, speaker_moments(split, table, test.labels, test.speaker_ids)
 
 
 def attributes_of(pl_module: LightningModule, callback: Callback) -> tuple[str, ...]:
@@ -254,22 +247,21 @@ def attributes_of(pl_module: LightningModule, callback: Callback) -> tuple[str, 
     return tuple(attributes)
 
 
-def attribute_metrics(model: Any, data: Any, splits: dict[str, Any]) -> dict[str, Any]:
-    """What metrics.json holds of every test of attributes."""
-    return {
-        "attributes": list(model.attributes),
-        "scale": list(data.scale),
-        "min_utterances": model.metric.min_utterances,
-        "splits": splits,
-    }
-
-
-def write_test(trainer: Trainer, folder: Path, frame: pd.DataFrame, metrics: dict[str, Any]) -> None:
-    """Write predictions.csv and metrics.json."""
+def write_test(
+    trainer: Trainer, pl_module: Any, frame: pd.DataFrame, scored: Mapping[str, Scored], **more: Any
+) -> None:
+    """Write predictions.csv, metrics.json and, of attributes, speaker_moments.csv; `scored` is by split."""
+    folder, checkpoint = run_folder(trainer), trainer.ckpt_path
+    metrics: dict[str, Any] = {"checkpoint": str(checkpoint) if checkpoint else None}
+    if pl_module.emotions:
+        metrics["emotions"] = list(pl_module.emotions)
+    else:
+        scale, least = trainer.datamodule.scale, pl_module.metric.min_utterances  # type: ignore[attr-defined]
+        metrics |= {"attributes": list(pl_module.attributes), "scale": list(scale), "min_utterances": least}
+        run_files.write_moments(folder, [moments for _, moments in scored.values()])
+    metrics |= {"splits": {split: record for split, (record, _) in scored.items()}, **more}
     run_files.write_csv(folder / run_files.PREDICTIONS, frame)
-    write_json(
-        folder / run_files.METRICS, {"checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None, **metrics}
-    )
+    write_json(folder / run_files.METRICS, metrics)
     rank_zero_info(f"written: {folder / run_files.PREDICTIONS} and {folder / run_files.METRICS}")
 
 
@@ -297,22 +289,14 @@ class PredictionWriter(PredictionCollector):
 
     @override
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        model, data = cast("Any", pl_module), trainer.datamodule  # type: ignore[attr-defined]
-        collected, folder = self.take_tested(trainer), run_folder(trainer)
+        model: Any = pl_module
+        collected = self.take_tested(trainer)
         if collected is None:
             return
 
         def table_of(part: PredictedSet) -> list[CalibrationRow]:
             return [score_row("raw", part, part.predictions, model.attributes, model.metric.min_utterances)]
 
-        splits, moments = {}, []
-        for split, (_, tested) in collected.by_split().items():
-            splits[split], table = score_set(model, data, tested, table_of)
-            moments.append(speaker_moments(split, table, tested.predicted.labels, tested.predicted.speaker_ids))
-        if model.emotions:
-            metrics = {"emotions": list(model.emotions), "splits": splits}
-        else:
-            metrics = attribute_metrics(model, data, splits)
-            run_files.write_moments(folder, moments)
-        metrics["model"] = model.fingerprint()
-        write_test(trainer, folder, predicted_table(collected, model), metrics)
+        sets = collected.by_split().items()
+        scored = {split: score_set(model, trainer.datamodule, tested, table_of) for split, (_, tested) in sets}  # type: ignore[attr-defined]
+        write_test(trainer, model, predicted_table(collected, model), scored, model=model.fingerprint())

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ser_personal.calibration.conformal import speakers_needed
+from ser_personal.calibration.table import decimal
 from ser_personal.scores import from_json
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ def model_card(
         measured=measured,
         place=place,
         splits=splits,
+        decimal=decimal,
         knows_tested_speakers=embedded_speakers > 0 and bool(conditions - {"unseen"}),
         **_intervals(bundle),
     )

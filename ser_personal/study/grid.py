@@ -271,18 +271,24 @@ def _entries(study: Study) -> Iterator[_Entry]:
     if study.cut_test is not None:
         corpus = _corpus_class(corpus, cut_test=study.cut_test)
     corpora = {"corpus": corpus, "whole_corpus": study.corpus}
+    of_training = {
+        "data.corpus": "{corpus}",
+        "trainer.default_root_dir": "{out}",
+        "trainer.devices": study.devices,
+        "trainer.enable_progress_bar": False,
+    }
     for step in steps:
         if step.command == "fit":
-            argv = (*_stage_flags(study), *_flags(step.arguments))
-            stage = _stage(study, "fit", "out", [*step.configs, *study.fit_configs], argv)
+            configs = [*step.configs, *study.fit_configs]
+            stage = _stage(study, "fit", "out", configs, of_training, step.arguments)
         else:
-            stage = _command(study, step.command, step)
+            stage = _stage(study, step.command, "out", step.configs, {"out": "{out}"}, step.arguments)
         yield _Entry(step.name, "preparation", (stage.filled(corpora),))
     for recipe in study.recipes:
-        if recipe.command is not None:
-            stages = [_command(study, recipe.command, recipe)]
+        if recipe.command is None:
+            stages = list(_fit_and_test(study, recipe, of_training))
         else:
-            stages = list(_fit_and_test(study, recipe))
+            stages = [_stage(study, recipe.command, "out", recipe.configs, {"out": "{out}"}, recipe.arguments)]
         yield _Entry(recipe.name, "recipe", tuple(stage.filled(corpora) for stage in stages))
 
 
@@ -306,49 +312,28 @@ def _corpus_class(path: str, **arguments: Any) -> str:
     return json.dumps({"class_path": kind, "init_args": {argument: path, **arguments}})
 
 
-def _command(study: Study, name: str, entry: Preparation | Recipe) -> Stage:
-    return _stage(study, name, "out", entry.configs, ("--out", "{out}", *_flags(entry.arguments)))
-
-
-def _fit_and_test(study: Study, recipe: Recipe) -> Iterator[Stage]:
+def _fit_and_test(study: Study, recipe: Recipe, of_training: Mapping[str, Any]) -> Iterator[Stage]:
     # weights and dropout, and the order of batches, crops and augmentation
     own = {"seed_everything": "{seed}", "data.seed": "{seed}"}
     own |= {"model.attributes": "[{attribute}]"} if study.attributes is not None else {}
-    common = (*_stage_flags(study), *_flags(own), *_flags(recipe.arguments))
+    common = (of_training, own, recipe.arguments)
     if recipe.fit:
-        yield _stage(
-            study, "fit", "fit", [*recipe.configs, *study.fit_configs], (*common, *_flags(recipe.fit_arguments))
-        )
-    checkpoint = recipe.checkpoint if recipe.checkpoint.startswith("{") else f"{{run}}/fit/{recipe.checkpoint}"
-    yield _stage(study, "test", "test", [*recipe.configs, *study.test_configs], (*common, "--ckpt_path", checkpoint))
+        yield _stage(study, "fit", "fit", [*recipe.configs, *study.fit_configs], *common, recipe.fit_arguments)
+    path = recipe.checkpoint if recipe.checkpoint.startswith("{") else f"{{run}}/fit/{recipe.checkpoint}"
+    yield _stage(study, "test", "test", [*recipe.configs, *study.test_configs], *common, {"ckpt_path": path})
 
 
-def _stage(study: Study, name: str, out: str, configs: Sequence[str], argv: tuple[str, ...]) -> Stage:
-    layered: list[str] = []
+def _stage(study: Study, name: str, out: str, configs: Iterable[str], *arguments: Mapping[str, Any]) -> Stage:
+    given: list[tuple[str, Any]] = []
     for path in configs:
-        layered.append(path)
+        given.append(("config", path))
         if study.overlay is not None:
             over = Path(study.overlay, Path(path).name).as_posix()
             if Path(over).is_file() or over.removeprefix("configs/") in shipped_names():
-                layered.append(over)
-    config_flags = (word for path in layered for word in ("--config", path))
-    return Stage(name, (name, *config_flags, *argv), out)
-
-
-def _stage_flags(study: Study) -> tuple[str, ...]:
-    return _flags(
-        {
-            "data.corpus": "{corpus}",
-            "trainer.default_root_dir": "{out}",
-            "trainer.devices": study.devices,
-            "trainer.enable_progress_bar": False,
-        }
-    )
-
-
-def _flags(arguments: Mapping[str, Any]) -> tuple[str, ...]:
-    values = ((name, value if isinstance(value, str) else json.dumps(value)) for name, value in arguments.items())
-    return tuple(word for name, value in values for word in (f"--{name}", value))
+                given.append(("config", over))
+    given += itertools.chain.from_iterable(each.items() for each in arguments)
+    words = ((f"--{flag}", value if isinstance(value, str) else json.dumps(value)) for flag, value in given)
+    return Stage(name, (name, *itertools.chain.from_iterable(words)), out)
 
 
 def _dimensions(entry: _Entry, known: Mapping[str, set[str]], varied: Collection[str]) -> set[str]:
@@ -372,10 +357,9 @@ def _run(entry: _Entry, point: GridPoint, needs: list[GridRun]) -> GridRun:
     parts = [f"{name}_{value}" for name, value in values.items()]
     folder = "/".join(["runs" if entry.kind == "recipe" else "prepare", entry.name, *parts])
     values |= {"root": ROOT, "run": f"{ROOT}/{folder}"} | {run.name: f"{ROOT}/{run.stages[-1].out}" for run in needs}
-    outs = [f"{folder}/{stage.out}" for stage in entry.stages]
-    stages = (
-        replace(stage.filled(values | {"out": f"{ROOT}/{out}"}), out=out)
-        for stage, out in zip(entry.stages, outs, strict=True)
-    )
+    stages = []
+    for stage in entry.stages:
+        out = f"{folder}/{stage.out}"
+        stages.append(replace(stage.filled(values | {"out": f"{ROOT}/{out}"}), out=out))
     all_needs = dict.fromkeys(folder for run in needs for folder in (*run.needs, run.folder))
     return GridRun(entry.name, entry.kind, point, folder, tuple(stages), tuple(all_needs))

@@ -189,7 +189,7 @@ class Launcher:
             return -1, {}
         measured = log.with_name(MEASURED)
         measured.unlink(missing_ok=True)
-        process = self._context.Process(target=_in_process, args=(argv, str(log), str(measured), self.threads))
+        process = self._context.Process(target=_in_process, args=(argv, log, measured, self.threads))
         process.start()
         self._running.add(process)
         process.join()
@@ -210,11 +210,11 @@ def _kill_group(process: int | None) -> None:
             os.killpg(process, signal.SIGKILL)
 
 
-def _in_process(argv: list[str], log: str, measured: str, threads: int) -> None:
+def _in_process(argv: list[str], log: Path, measured: Path, threads: int) -> None:
     if hasattr(os, "setsid"):
         os.setsid()
     threading.Thread(target=_end_with_study, daemon=True).start()
-    with Path(log).open("ab", buffering=0) as file:
+    with log.open("ab", buffering=0) as file:
         for descriptor in (1, 2):
             os.dup2(file.fileno(), descriptor)
     import torch
@@ -226,7 +226,7 @@ def _in_process(argv: list[str], log: str, measured: str, threads: int) -> None:
     sys.argv = [sys.argv[0], *argv]
     started = time.perf_counter()
     code = main()
-    write_json(Path(measured), {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time()})
+    write_json(measured, {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time()})
     sys.exit(code)
 
 
@@ -361,8 +361,8 @@ class StudyRun:
         # resumed training has a folder of its own, and its record is of all of it
         found = (self.root / stage.out).rglob(f"{stage.name}_cost.json")
         recorded = max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
-        own = {} if recorded is None else _found(read_json, recorded) or {}
-        write_json(self.path / f"{stage.name}.json", {"command": stage.name, **measured, **own})
+        own = recorded and _found(read_json, recorded)
+        write_json(self.path / f"{stage.name}.json", {"command": stage.name, **measured, **(own or {})})
 
     def finish(self) -> None:
         """Write done.json."""
