@@ -19,12 +19,7 @@ from typing_extensions import override
 from ser_personal.calibration.conformal import intervals_as_json
 from ser_personal.calibration.divergence import speaker_shifts
 from ser_personal.calibration.pldc import PLDC, PRIOR_UTTERANCES, Calibration, PLDCSettings, speaker_vectors
-from ser_personal.calibration.table import (
-    PredictedSet,
-    calibration_table,
-    of_other_speakers,
-    standard_calibrators,
-)
+from ser_personal.calibration.table import PredictedSet, calibration_table, of_other_speakers, standard_calibrators
 from ser_personal.data.datamodule import SpeechDataModule
 from ser_personal.encoder.personalized import PersonalizedEncoder
 from ser_personal.evaluation import run_files
@@ -97,8 +92,7 @@ class PLDCCallback(PredictionCollector):
             scored[split] = self._score(pldc, calibration, tested, model, data)
             speakers[split], vectors[split] = _describe(pldc, calibration, tested)
         of_bank = {"model": self.bank.fingerprint, "training_speakers": len(self.bank.speaker_ids)}
-        frame = run_files.predictions_table(collected, predictions, pldc.attributes)
-        write_test(trainer, model, frame, scored, **of_bank, pldc=asdict(self.settings))
+        write_test(trainer, model, collected, scored, predictions, **of_bank, pldc=asdict(self.settings))
         training = run_files.describe_audio([data.utterances[index] for index in data.train_indices])
         record = {"fusion": str(model.personalized.fusion_name), "splits": speakers, "training": training}
         run_files.write_speakers(run_folder(trainer), record, vectors)

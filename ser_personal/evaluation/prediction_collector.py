@@ -1,7 +1,4 @@
-"""The callbacks that collect what `ser test` and `ser predict` found, from all devices, score it and write it.
-
-PLDCCallback (pldc_callback.py) writes more; the files and their columns are in run_files.py.
-"""
+"""The callbacks that collect what `ser test` and `ser predict` found, from all devices, score it and write it."""
 
 from __future__ import annotations
 
@@ -248,7 +245,12 @@ def attributes_of(pl_module: LightningModule, callback: Callback) -> tuple[str, 
 
 
 def write_test(
-    trainer: Trainer, pl_module: Any, frame: pd.DataFrame, scored: Mapping[str, Scored], **more: Any
+    trainer: Trainer,
+    pl_module: Any,
+    collected: CollectedSet,
+    scored: Mapping[str, Scored],
+    calibrated: NDArray[np.float64] | None = None,
+    **more: Any,
 ) -> None:
     """Write predictions.csv, metrics.json and, of attributes, speaker_moments.csv; `scored` is by split."""
     folder, checkpoint = run_folder(trainer), trainer.ckpt_path
@@ -260,16 +262,9 @@ def write_test(
         metrics |= {"attributes": list(pl_module.attributes), "scale": list(scale), "min_utterances": least}
         run_files.write_moments(folder, [moments for _, moments in scored.values()])
     metrics |= {"splits": {split: record for split, (record, _) in scored.items()}, **more}
-    run_files.write_csv(folder / run_files.PREDICTIONS, frame)
+    run_files.write_csv(folder / run_files.PREDICTIONS, run_files.predictions_table(collected, pl_module, calibrated))
     write_json(folder / run_files.METRICS, metrics)
     rank_zero_info(f"written: {folder / run_files.PREDICTIONS} and {folder / run_files.METRICS}")
-
-
-def predicted_table(collected: CollectedSet, model: Any) -> pd.DataFrame:
-    """The predictions.csv of a model of emotion attributes, uncalibrated, or of categories."""
-    if model.emotions:
-        return run_files.emotions_table(collected, model.emotions)
-    return run_files.predictions_table(collected, None, model.attributes)
 
 
 class PredictionWriter(PredictionCollector):
@@ -284,7 +279,7 @@ class PredictionWriter(PredictionCollector):
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         collected, path = self.take_tested(trainer), run_folder(trainer) / run_files.PREDICTIONS
         if collected is not None:
-            run_files.write_csv(path, predicted_table(collected, pl_module))
+            run_files.write_csv(path, run_files.predictions_table(collected, pl_module))
             rank_zero_info(f"written: {path}")
 
     @override
@@ -299,4 +294,4 @@ class PredictionWriter(PredictionCollector):
 
         sets = collected.by_split().items()
         scored = {split: score_set(model, trainer.datamodule, tested, table_of) for split, (_, tested) in sets}  # type: ignore[attr-defined]
-        write_test(trainer, model, predicted_table(collected, model), scored, model=model.fingerprint())
+        write_test(trainer, model, collected, scored, model=model.fingerprint())

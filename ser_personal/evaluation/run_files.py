@@ -44,40 +44,31 @@ MU_SIGMA = ("mu", "sigma", "mu_bar", "sigma_bar")
 _REMEDY = "Give the folder of a test run: `ser test ... --config configs/pldc.yaml` of this version writes it"
 
 
-def predictions_table(
-    collected: CollectedSet, calibrated: NDArray[Any] | None, attributes: Sequence[str]
-) -> pd.DataFrame:
-    """One row per utterance: labels, raw and calibrated predictions (where there are any), and the corpus's columns.
+def predictions_table(collected: CollectedSet, model: Any, calibrated: NDArray[Any] | None = None) -> pd.DataFrame:
+    """One row per utterance: what a model predicted, and the corpus's columns.
 
-    Labels are written as they were annotated, predictions with the digits that a model computes.
+    Of attributes the labels, as they were annotated, and the raw and calibrated predictions (where there are any), with
+    the digits that a model computes; of categories the likeliest, and the probability of each.
     """
-    columns: dict[str, Any] = {}
-    for column, attribute in enumerate(attributes):
-        columns[f"{attribute}_label"] = [utterance.labels.get(attribute) for utterance in collected.utterances]
-        columns[f"{attribute}_raw"] = collected.predicted.predictions[:, column].astype(np.float32)
-        if calibrated is not None:
-            columns[f"{attribute}_calibrated"] = calibrated[:, column].astype(np.float32)
-    return _frame(collected.utterances, columns)
-
-
-def emotions_table(collected: CollectedSet, emotions: Sequence[str]) -> pd.DataFrame:
-    """One row per utterance: the likeliest emotion, the probability of each, and the corpus's columns."""
-    probabilities = collected.predicted.predictions
-    columns: dict[str, Any] = {"predicted": [emotions[index] for index in probabilities.argmax(1)]}
-    columns |= {f"{emotion}_probability": probabilities[:, index] for index, emotion in enumerate(emotions)}
-    return _frame(collected.utterances, columns)
-
-
-def _frame(rows: Sequence[Utterance], columns: dict[str, Any]) -> pd.DataFrame:
     import pandas as pd
 
-    named = {
+    rows, predictions = collected.utterances, collected.predicted.predictions
+    columns: dict[str, Any] = {
         "utterance": [row.utterance_id for row in rows],
         "speaker": [row.speaker_id for row in rows],
         "split": [row.split for row in rows],
     }
-    described = {name: [getattr(row, name) for row in rows] for name in ("gender", "seconds", "emotion")}
-    return pd.DataFrame(named | columns | described)
+    if model.emotions:
+        columns["predicted"] = [model.emotions[index] for index in predictions.argmax(1)]
+    for column, emotion in enumerate(model.emotions):
+        columns[f"{emotion}_probability"] = predictions[:, column]
+    for column, attribute in enumerate(model.attributes):
+        columns[f"{attribute}_label"] = [row.labels.get(attribute) for row in rows]
+        columns[f"{attribute}_raw"] = predictions[:, column].astype(np.float32)
+        if calibrated is not None:
+            columns[f"{attribute}_calibrated"] = calibrated[:, column].astype(np.float32)
+    columns |= {name: [getattr(row, name) for row in rows] for name in ("gender", "seconds", "emotion")}
+    return pd.DataFrame(columns)
 
 
 def rows_as_json(rows: Sequence[CalibrationRow]) -> dict[str, Any]:
@@ -183,34 +174,25 @@ def read_table(path: Path, required: Sequence[str], **options: Any) -> pd.DataFr
 
 @dataclass(frozen=True, eq=False)
 class Speaker:
-    """A test speaker: gender as the corpus spells it, how many utterances of the set, how far from the training set."""
+    """A test speaker."""
 
-    gender: str | None
-    utterances: int
-    shift: SpeakerShift
+    gender: str | None  # as the corpus spells it
+    utterances: int  # how many of the set
+    shift: SpeakerShift  # how far from the training set
 
 
 @dataclass(frozen=True, eq=False)
 class ScoredSet:
-    """One test set of a run.
-
-    Attributes:
-        condition_counts: condition -> number of its speakers; metrics.json calls them `speakers`.
-        utterances: predictions.csv's rows of this set, its index 0, 1, ...; the speaker None where unknown.
-        speakers: known speaker -> what is recorded of them.
-        vectors: the speakers' vectors.
-        intervals: how often intervals hold the labels, as metrics.json has it; None where nothing was measured.
-        permuted: in a control that permutes speakers, how many have another one's e_s; else None.
-    """
+    """One test set of a run."""
 
     name: str
     rows: tuple[CalibrationRow, ...]
-    condition_counts: dict[str, int]
-    utterances: pd.DataFrame
-    speakers: dict[str, Speaker]
+    condition_counts: dict[str, int]  # condition -> number of its speakers; metrics.json calls them `speakers`
+    utterances: pd.DataFrame  # predictions.csv's rows of this set, its index 0, 1, ...; the speaker None where unknown
+    speakers: dict[str, Speaker]  # the known ones
     vectors: SpeakerVectors
-    intervals: dict[str, Any] | None = None
-    permuted: int | None = None
+    intervals: dict[str, Any] | None  # how often they hold the labels, as in metrics.json; None where not measured
+    permuted: int | None  # in a control that permutes speakers, how many have another one's e_s; else None
 
     @property
     def speaker_ids(self) -> list[str | None]:
@@ -228,32 +210,20 @@ class ScoredSet:
 
 @dataclass(frozen=True, eq=False)
 class RunFiles:
-    """What the files of a test run with PLDC hold.
-
-    Attributes:
-        checkpoint: the end of the tested checkpoint's path.
-        fusion: where e_s entered.
-        pldc: settings of the calibration that predictions.csv holds.
-        min_utterances: that a speaker must have to count in A-CCC.
-        sets: the test sets with labels of every attribute.
-        unlabelled: names of the other test sets, of which nothing can be said.
-        training: speaker vectors of the bank.
-        embeddings: the learnt e_s; None where the model has none.
-        training_gender: training speaker -> gender, None where unknown.
-    """
+    """What the files of a test run with PLDC hold."""
 
     folder: Path
-    checkpoint: str
-    fusion: str
+    checkpoint: str  # the end of the tested one's path
+    fusion: str  # where e_s entered
     attributes: tuple[str, ...]
-    pldc: PLDCSettings
+    pldc: PLDCSettings  # of the calibration that predictions.csv holds
     scale: tuple[float, float]
-    min_utterances: int
-    sets: tuple[ScoredSet, ...]
-    unlabelled: tuple[str, ...]
-    training: SpeakerVectors
-    embeddings: SpeakerVectors | None
-    training_gender: dict[str, str | None]
+    min_utterances: int  # that a speaker must have to count in A-CCC
+    sets: tuple[ScoredSet, ...]  # those with labels of every attribute
+    unlabelled: tuple[str, ...]  # names of the others, of which nothing can be said
+    training: SpeakerVectors  # of the bank
+    embeddings: SpeakerVectors | None  # the learnt e_s, where the model has any
+    training_gender: dict[str, str | None]  # training speaker -> gender, None where unknown
 
     @property
     def name(self) -> str:

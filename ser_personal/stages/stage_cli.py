@@ -76,8 +76,7 @@ class RunConfig(SaveConfigCallback):
 
     @override
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        content = self.parser.dump(self.config, skip_none=False)
-        atomic_write(run_folder(trainer) / self.config_filename, content.encode())
+        atomic_write(run_folder(trainer) / "config.yaml", self.parser.dump(self.config, skip_none=False).encode())
 
 
 class EpochLines(Callback):
@@ -146,8 +145,8 @@ class StageCLI(LightningCLI):
             if find_spec("wandb") is None:
                 remedy = "`pip install 'ser_personal[wandb]'`, or leave it out for TensorBoard"
                 raise UserError("the package wandb isn't installed", where=f"--wandb {project}", remedy=remedy)
-            logger = {"class_path": "lightning.pytorch.loggers.WandbLogger", "init_args": Namespace(project=project)}
-            asked.trainer.logger = Namespace(logger)
+            kind = "lightning.pytorch.loggers.WandbLogger"
+            asked.trainer.logger = Namespace(class_path=kind, init_args=Namespace(project=project))
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:  # type: ignore[override]
@@ -171,11 +170,10 @@ class StageCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         try:
             super()._run_subcommand(subcommand)
-        except (UserError, OSError, torch.OutOfMemoryError):
-            raise
         except (*MISMATCHES, ImportError) as error:
             path = self.config[subcommand].get("ckpt_path")
-            if path is None or not _while_restoring(error):
+            of_machine = isinstance(error, OSError | torch.OutOfMemoryError)
+            if path is None or of_machine or not _while_restoring(error):
                 raise
             raise checkpoint_mismatch(path, error) from error
 
@@ -211,12 +209,12 @@ class StageCLI(LightningCLI):
         self._may_overwrite = False
         if stage == "fit" and path == "last":
             trainer = self.config[stage].trainer.as_dict()
-            path = next((str(path) for path in _stage_checkpoints(trainer, "-last") if path.is_file()), None)
-            # only the model of a run that was killed in its first epoch may be overwritten
-            models = [model for model in _stage_checkpoints(trainer) if model.is_file()]
-            self._may_overwrite = path is None and all(read_checkpoint(model).get("epoch") == 0 for model in models)
+            path = next(map(str, _stage_checkpoints(trainer, "-last")), None)
             if path is None:
                 rank_zero_info("No checkpoint to resume: a new training run")
+                # only the model of a run that was killed in its first epoch may be overwritten
+                earlier = map(read_checkpoint, _stage_checkpoints(trainer))
+                self._may_overwrite = all(model.get("epoch") == 0 for model in earlier)
         self.config[stage]["ckpt_path"] = path
         if path is None:
             return
@@ -242,11 +240,9 @@ class StageCLI(LightningCLI):
         trainer = super().instantiate_trainer(**kwargs)
         refuse_other_tasks(trainer)
         if trainer.precision in {"bf16-true", "16-true"}:
-            raise UserError(
-                "weights in half precision lose the steps of training, and some features can't be computed in it",
-                where=f"--trainer.precision {trainer.precision}",
-                remedy=f"Give --trainer.precision {trainer.precision.replace('true', 'mixed')}",
-            )
+            what = "weights in half precision lose the steps of training, and some features can't be computed in it"
+            remedy = f"Give --trainer.precision {trainer.precision.replace('true', 'mixed')}"
+            raise UserError(what, where=f"--trainer.precision {trainer.precision}", remedy=remedy)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpoints()
         return trainer
@@ -279,21 +275,17 @@ class StageCLI(LightningCLI):
         """Refuse what Lightning would accept; resumed training needn't load weights that its checkpoint replaces."""
         config, trainer = self.config["fit"], self.trainer
         if config.data.init_args.get("speaker_selection") and config.model.init_args.get("initial_checkpoint") is None:
-            raise UserError(
-                "adapts a fine-tuned model, and there is none",
-                where="--data.speaker_selection",
-                remedy="Give --model.initial_checkpoint finetune.ckpt, or --data.speaker_selection null for everyone",
-            )
+            what = "adapts a fine-tuned model, and there is none"
+            remedy = "Give --model.initial_checkpoint finetune.ckpt, or --data.speaker_selection null for everyone"
+            raise UserError(what, where="--data.speaker_selection", remedy=remedy)
         if config.trainer.sync_batchnorm and trainer.strategy.root_device.type != "cuda":
             remedy = "Leave it out: MLPInterpreter's batch norm counts all devices' utterances without it"
             raise UserError("is torch's for GPUs alone", where="--trainer.sync_batchnorm true", remedy=remedy)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, UNSUPPORTED):
-                raise UserError(
-                    "changes weights, rates or batches in a way that the schedule and the checkpoints don't follow",
-                    where=f"--trainer.callbacks {type(callback).__name__}",
-                    remedy="Leave it out; rates are --model.learning_rate, batches --data.max_batch",
-                )
+                what = "changes weights, rates or batches in a way that the schedule and the checkpoints don't follow"
+                remedy = "Leave it out; rates are --model.learning_rate, batches --data.max_batch"
+                raise UserError(what, where=f"--trainer.callbacks {type(callback).__name__}", remedy=remedy)
         for each in trainer.checkpoint_callbacks:
             if isinstance(each, StageCheckpoint):
                 each.replace = self._replace or self._may_overwrite
@@ -303,22 +295,16 @@ class StageCLI(LightningCLI):
         # Lightning adds a checkpoint callback without a monitor where there is none
         keeps = any(getattr(each, "monitor", None) is not None for each in trainer.checkpoint_callbacks)
         if not (keeps or config.trainer.enable_checkpointing is False or trainer.fast_dev_run):  # type: ignore[attr-defined]
-            raise UserError(
-                "StageCheckpoint isn't among the callbacks, so that no model would be saved",
-                where="--trainer.callbacks",
-                remedy="Append yours by --trainer.callbacks+, or save none with --trainer.enable_checkpointing false",
-            )
+            what = "StageCheckpoint isn't among the callbacks, so that no model would be saved"
+            remedy = "Append yours by --trainer.callbacks+, or save none with --trainer.enable_checkpointing false"
+            raise UserError(what, where="--trainer.callbacks", remedy=remedy)
         require_range("--trainer.accumulate_grad_batches", trainer.accumulate_grad_batches, 1)
         if trainer.check_val_every_n_epoch is not None:
             require_range("--trainer.check_val_every_n_epoch", trainer.check_val_every_n_epoch, 1)
         self.model.is_resumed = config.get("ckpt_path") is not None
 
     def fit(self, **arguments: Any) -> None:
-        """Train; where a signal ends that, print the command that resumes it.
-
-        Raises:
-            SystemExit: with 128 and the signal's number; on the other devices with 0.
-        """
+        """Train; where a signal ends that, print the command that resumes it, and exit by 128 and its number."""
         try:
             self.trainer.fit(**arguments)
         except Interrupted as stop:
@@ -352,7 +338,8 @@ class StageCLI(LightningCLI):
 def _stage_checkpoints(trainer: dict[str, Any], ending: str = "") -> list[Path]:
     folder = Path(trainer.get("default_root_dir") or ".")
     callbacks = [callback for callback in trainer.get("callbacks") or [] if "StageCheckpoint" in callback["class_path"]]
-    return [folder / f"{callback['init_args']['name']}{ending}.ckpt" for callback in callbacks]
+    paths = [folder / f"{callback['init_args']['name']}{ending}.ckpt" for callback in callbacks]
+    return [path for path in paths if path.is_file()]
 
 
 def _while_restoring(error: BaseException) -> bool:

@@ -56,14 +56,12 @@ class TrainedModel:
             raise UserError(f"holds {_short(kind)}, the config names {_short(expected)}", where=path, remedy=REMEDY)
         return cls(path, kind, saved, checkpoint[DESCRIPTION])
 
-    def arguments(self, command: list[str], data: dict[str, Any] | None = None) -> list[str]:
-        """Insert these settings, and those of `data`, between the configs and the flags of a command line."""
+    def arguments(self, command: list[str], **more: Any) -> list[str]:
+        """Insert these settings, and `more` sections, between the configs and the flags of a command line."""
         stage, *rest = command
-        trained: dict[str, Any] = {"model": {"class_path": self.class_path, "init_args": self.init_args}}
-        if data is not None:
-            trained["data"] = data
+        trained = {"model": {"class_path": self.class_path, "init_args": self.init_args}, **more}
         configs = [*values_of(CONFIG_FLAGS, rest), json.dumps(trained)]
-        return [stage, *(word for config in configs for word in ("--config", config)), *without(CONFIG_FLAGS, rest)]
+        return [stage, *(f"--config={config}" for config in configs), *without(CONFIG_FLAGS, rest)]
 
     def refuse_other_architecture(self, now: dict[str, Any]) -> None:
         """Refuse to change what the weights depend on; `now` is what the model is going to get, as from `leaves`."""
@@ -77,11 +75,8 @@ class TrainedModel:
         for name, value in now.items():
             fixed = name.startswith(("interpreter", "lora.")) or name in ARCHITECTURE
             if fixed and name in trained and value not in (trained[name], saved.get(name)):
-                raise UserError(
-                    f"was trained with {name} {trained[name]}, not {value}",
-                    where=self.path,
-                    remedy=f"Leave --model.{name} out, or train a model with it",
-                )
+                what = f"was trained with {name} {trained[name]}, not {value}"
+                raise UserError(what, where=self.path, remedy=f"Leave --model.{name} out, or train a model with it")
 
 
 def with_trained_model(command: list[str]) -> list[str]:
@@ -93,13 +88,11 @@ def with_trained_model(command: list[str]) -> list[str]:
     if stage == "fit" or not paths or "model" in named:
         return command
     trained = TrainedModel.read(paths[-1], None, resumes=False)
-    data: dict[str, Any] | None = None
-    if "data" not in named:
-        kind = _short(trained.class_path)
-        data = {"class_path": "PretrainDataModule" if kind == "PAPT" else "EmotionDataModule"}
-        if kind == "EmotionClassification":
-            data["init_args"] = {"target": "emotion"}
-    return trained.arguments(command, data)
+    kind = _short(trained.class_path)
+    data: dict[str, Any] = {"class_path": "PretrainDataModule" if kind == "PAPT" else "EmotionDataModule"}
+    if kind == "EmotionClassification":
+        data["init_args"] = {"target": "emotion"}
+    return trained.arguments(command, **({} if "data" in named else {"data": data}))
 
 
 def leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

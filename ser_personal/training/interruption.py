@@ -103,11 +103,9 @@ class FiniteLoss(Callback):
         if self._is_bad:
             data = cast("SpeechDataModule[SpeechBatch]", trainer.datamodule)  # type: ignore[attr-defined]
             ids = [data.utterances[index].utterance_id for index in self._indices.tolist()]
-            raise UserError(
-                f"the loss of a device is NaN or infinite, that of this one {self._loss.item()} for {', '.join(ids)}",
-                where=f"step {trainer.global_step}",
-                remedy="Listen to these recordings, or lower --model.learning_rate",
-            )
+            what = f"the loss of a device is NaN or infinite, that of this one {self._loss.item()} for {', '.join(ids)}"
+            remedy = "Listen to these recordings, or lower --model.learning_rate"
+            raise UserError(what, where=f"step {trainer.global_step}", remedy=remedy)
 
 
 class KnownMonitors(Callback):
@@ -124,11 +122,9 @@ class KnownMonitors(Callback):
             waits = isinstance(callback, ModelCheckpoint) or (isinstance(callback, EarlyStopping) and callback.strict)
             meant = monitor.startswith(("val_", "valid")) or any(_one_letter_off(monitor, name) for name in logged)
             if waits and meant and monitor not in trainer.callback_metrics:
-                raise UserError(
-                    f"the validation logs no {monitor}",
-                    where=f"--trainer.callbacks {type(callback).__name__}",
-                    remedy=f"Give as its monitor one of {', '.join(logged)}",
-                )
+                where = f"--trainer.callbacks {type(callback).__name__}"
+                remedy = f"Give as its monitor one of {', '.join(logged)}"
+                raise UserError(f"the validation logs no {monitor}", where=where, remedy=remedy)
 
 
 def _one_letter_off(name: str, known: str) -> bool:

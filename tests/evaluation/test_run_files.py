@@ -29,7 +29,8 @@ def test_predictions_csv_has_a_row_an_utterance(tmp_path):
     predictions, labels = [[1.0, 2.0], [3.0, np.float32(4.1)]], [[NAN, np.float32(4.52)], [7.0, 5.0]]
     predicted = PredictedSet(np.array(predictions), (None, "s3"), np.zeros((2, 5)), np.array(labels))
     collected = CollectedSet((unknown, named), predicted)
-    frame = run_files.predictions_table(collected, predicted.predictions + 0.1, ("arousal", "valence"))
+    model = SimpleNamespace(attributes=("arousal", "valence"), emotions=())
+    frame = run_files.predictions_table(collected, model, predicted.predictions + 0.1)
     run_files.write_csv(tmp_path / "predictions.csv", frame)
     assert (tmp_path / "predictions.csv").read_text().splitlines() == [
         "utterance,speaker,split,arousal_label,arousal_raw,arousal_calibrated,"
