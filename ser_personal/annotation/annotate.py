@@ -97,15 +97,15 @@ def annotate(
         training_speakers: speakers are those of the training corpus, whose embeddings are then used.
         bf16: compute the encoder in bfloat16, rounded: faster on GPUs that have it, far slower on most CPUs.
     """
-    target = Path(out)
+    target, vectors_file = Path(out), None if vectors is None else Path(vectors)
     check_format(target)
-    if vectors is not None and Path(vectors).suffix != ".npz":
+    if vectors_file is not None and vectors_file.suffix != ".npz":
         raise UserError("doesn't end in .npz", where=f"--vectors {vectors}", remedy="Give a name that does")
     part = None if shard is None else Shard.parse(shard)
-    if part is not None and join:
-        raise UserError("makes a shard, and --join one table of all", where="--shard", remedy="Leave one of them out")
-    vectors_file = Path(vectors) if vectors is not None else None
     if part is not None:
+        if join:
+            what = "makes a shard, and --join one table of all"
+            raise UserError(what, where="--shard", remedy="Leave one of them out")
         target, vectors_file = part.path(target), vectors_file and part.path(vectors_file)
     for flag, file in (("--out", target), ("--vectors", vectors_file or target)):
         if file.exists() and not journal_of(target).exists():
@@ -144,7 +144,7 @@ def annotate(
         _announce(recognizer, own, done, cutter)
         if not join:
             _run(recognizer, own, journals[0], keep_vectors=vectors is not None)
-        failures = list(joined(journal.failures() for journal in journals))
+        failures = list(joined(map(Journal.failures, journals)))
         failed_table = target.with_name(f"{target.stem}.failed.csv")
         failed_table.unlink(missing_ok=True)
         if failures:
@@ -152,9 +152,8 @@ def annotate(
         # where every recording failed there is nothing to write, and the same command can be repeated
         if len(failures) < len(own) or not own:
             if vectors_file is not None:
-                of_rows = joined(journal.vectors() for journal in journals)
-                write_vectors(vectors_file, joined(journal.rows() for journal in journals), of_rows)
-            rows = joined(journal.rows() for journal in journals)
+                write_vectors(vectors_file, joined(map(Journal.rows, journals)), joined(map(Journal.vectors, journals)))
+            rows = joined(map(Journal.rows, journals))
             write_annotations(target, rows, columns, recognizer.attributes, recordings)
     if part is None:
         recognizer.profiles.update(dict(ChainMap(*(journal.profiles for journal in journals))))
@@ -162,9 +161,8 @@ def annotate(
             journal.path.unlink()
     for failure in failures:
         show(f"failed: {': '.join(failure)}")
-    failed_line = f"{len(failures)} failed, see {failed_table}"
-    lines = [f"written: {target}"] * target.exists() + [failed_line] * bool(failures)
-    show("; ".join(lines))
+    failed = [f"{len(failures)} failed, see {failed_table}"] if failures else []
+    show("; ".join([f"written: {target}"] * target.exists() + failed))
     return int(bool(failures))
 
 
@@ -267,14 +265,14 @@ def enroll(
 def labelled_recordings(table: Path, speaker: str) -> tuple[list[Recording], dict[str, list[float]]]:
     """The rows of a table that are of a speaker, and their labels by attribute, NaN where missing."""
     found = read_rows(table, required=("path",), filled=("path",), any_case=("path", "speaker", *ATTRIBUTES, *SEGMENT))
-    rows = [row for row in found if "speaker" not in row or known(row["speaker"]) == speaker]
-    if not rows:
+    recordings, labels = [], []
+    for row in found:
+        if "speaker" not in row or known(row["speaker"]) == speaker:
+            where = f"{table}, {row['path']}"
+            labels.append(attribute_labels(row, {name: name for name in ATTRIBUTES}, where))
+            turn = turn_of(row, where, speaker)
+            recordings.append(Recording(row["path"], table.parent / row["path"], speaker, turn and (turn,)))
+    if not recordings:
         raise UserError(f"no row is of speaker {speaker}", where=table, remedy="Give one of its column speaker")
-    columns = {name: name for name in ATTRIBUTES}
-    labels = [attribute_labels(row, columns, f"{table}, {row['path']}") for row in rows]
-    labelled = [name for name in ATTRIBUTES if not all(isnan(each[name]) for each in labels)]
-    recordings = []
-    for row in rows:
-        turn = turn_of(row, f"{table}, {row['path']}", speaker)
-        recordings.append(Recording(row["path"], table.parent / row["path"], speaker, turn and (turn,)))
-    return recordings, {name: [each[name] for each in labels] for name in labelled}
+    by_name = {name: [each[name] for each in labels] for name in ATTRIBUTES}
+    return recordings, {name: values for name, values in by_name.items() if not all(map(isnan, values))}

@@ -156,10 +156,9 @@ class Desk:
         with self._lock:
             own = []
             for recording in self._recordings.get(key, []):
-                turns = recording.turns
-                if turns is not None:
-                    turns = tuple(turn._replace(speaker_id=name) for turn in turns if turn.speaker_id == speaker)
                 if speaker in recording.speaker_ids:
+                    of_speaker = (turn for turn in recording.turns or () if turn.speaker_id == speaker)
+                    turns = recording.turns and tuple(turn._replace(speaker_id=name) for turn in of_speaker)
                     own.append(replace(recording, speaker_id=name, turns=turns))
             if not own:
                 raise UserError("nothing of this speaker is here", remedy="Show the recording again")
@@ -261,7 +260,7 @@ class Handler(BaseHTTPRequestHandler):
         key, _, name = path.partition("/")
         # no part of a path comes from the request
         folder = next((one for one in self.server.desk.folder.iterdir() if one.name == key), None)
-        file = folder and folder / {PAGE: PAGE, TABLE: TABLE}.get(name, RECORDING)
+        file = folder and folder / (name if name in {PAGE, TABLE} else RECORDING)
         if file is None or not file.is_file():
             raise UserError("no such page", remedy="Show the recording again, which is gone when `ser app` ends")
         kind = guess_type(name)[0] or "application/octet-stream"

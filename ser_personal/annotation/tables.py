@@ -66,9 +66,9 @@ def write_annotations(
         for file, of_file in groupby(rows, key=itemgetter("file")):
             one = folder / f"{Path(file).stem}{path.suffix}"
             if path.suffix.lower() == ".txt":
-                write_labels(one, of_file, attributes)
+                _write_labels(one, of_file, attributes)
             else:
-                write_textgrid(one, [*of_file], attributes, seconds[file])
+                _write_textgrid(one, [*of_file], attributes, seconds[file])
         if path.is_dir():
             shutil.rmtree(path)
         for written in [folder] if len(seconds) > 1 else folder.iterdir():
@@ -93,8 +93,8 @@ def _write_table(path: Path, rows: Iterator[Row], columns: Sequence[str]) -> Non
                 table.write_table(pa.Table.from_pylist(group, schema=schema))
 
 
-def write_labels(path: Path, rows: Iterable[Row], attributes: Sequence[str]) -> None:
-    """Write labels as Audacity imports them: start, end, and the speaker with the calibrated values or the emotion."""
+def _write_labels(path: Path, rows: Iterable[Row], attributes: Sequence[str]) -> None:
+    # start, end and text, as Audacity imports them
     lines = []
     for row in rows:
         values = [f"{attribute} {row[f'{attribute}_calibrated']:.2f}" for attribute in attributes] or [row["predicted"]]
@@ -103,11 +103,7 @@ def write_labels(path: Path, rows: Iterable[Row], attributes: Sequence[str]) -> 
     path.write_text("".join(lines), encoding="utf-8")
 
 
-def write_textgrid(path: Path, rows: Sequence[Row], attributes: Sequence[str], seconds: float) -> None:
-    """Write a TextGrid with a tier for each speaker and attribute, calibrated values as labels, or emotions.
-
-    A tier's intervals can't overlap: each ends where the next one of its speaker begins.
-    """
+def _write_textgrid(path: Path, rows: Sequence[Row], attributes: Sequence[str], seconds: float) -> None:
     from praatio.data_classes.interval_tier import IntervalTier
     from praatio.data_classes.textgrid import Textgrid
 
@@ -115,6 +111,7 @@ def write_textgrid(path: Path, rows: Sequence[Row], attributes: Sequence[str], s
     grid = Textgrid(0, end)
     for speaker in dict.fromkeys(row["speaker"] for row in rows):
         own = sorted((row for row in rows if row["speaker"] == speaker), key=lambda row: row["start"])
+        # a tier's intervals can't overlap: each ends where the next one of its speaker begins
         ends = [min(row["end"], after["start"]) for row, after in zip(own, [*own[1:], {"start": end}], strict=True)]
         for attribute in attributes or ["emotion"]:
             entries = [

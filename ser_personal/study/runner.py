@@ -41,7 +41,7 @@ from ser_personal.study.grid import ROOT, GridRun, Stage, Study, expand
 NAME = "study"
 INPUTS, LOG, LOCK, MEASURED = "inputs.json", "log.txt", ".lock", "process.json"
 # 10 to 20 s of imports, once where processes can be forked
-PRELOADED = ["ser_personal.stages.stage_cli"]
+PRELOADED = ("ser_personal.stages.stage_cli",)
 # commands that resume from their own output
 RESUMABLE = {"kmeans", "cache"}
 # what makes a step's batch
@@ -99,7 +99,7 @@ def refuse_to_replace(folders: Sequence[StudyRun], root: Path) -> None:
 
 @contextmanager
 def locked(root: Path) -> Iterator[None]:
-    """Keep other studies out of a folder; the system frees it when this process ends, however it does."""
+    """Keep other studies out of a folder, which is free again when this process ends, however it does."""
     root.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(root / LOCK, timeout=0):
@@ -131,7 +131,11 @@ def run_all(folders: Sequence[StudyRun], launcher: Launcher, jobs: int) -> dict[
                 needs = {need: futures[need] for need in folder.run.needs}
                 futures[folder.run.folder] = pool.submit(_run, folder, needs, launcher)
             for number, folder in enumerate(folders, 1):
-                _show(f"{number}/{len(folders)}", folder, futures[folder.run.folder].result())
+                outcome = futures[folder.run.folder].result()
+                detail = f" ({outcome.detail})" if outcome.detail else ""
+                print(f"{number}/{len(folders)} {outcome.status:7} {folder.run.title}{detail}", flush=True)
+                if outcome.status == "failed":
+                    print(f"        its log: {folder.path / LOG}", flush=True)
         except BaseException:
             # the pool waits for its threads, and they for their processes
             pool.shutdown(wait=False, cancel_futures=True)
@@ -162,17 +166,10 @@ def _run(folder: StudyRun, needs: Mapping[str, Future[Outcome]], launcher: Launc
     return Outcome("done", duration(time.perf_counter() - started))
 
 
-def _show(number: str, folder: StudyRun, outcome: Outcome) -> None:
-    detail = f" ({outcome.detail})" if outcome.detail else ""
-    print(f"{number} {outcome.status:7} {folder.run.title}{detail}", flush=True)
-    if outcome.status == "failed":
-        print(f"        its log: {folder.path / LOG}", flush=True)
-
-
 class Launcher:
     """Runs `ser` commands in separate processes, forked after the slow imports where the platform can fork."""
 
-    def __init__(self, jobs: int, preloaded: Sequence[str] = tuple(PRELOADED)) -> None:
+    def __init__(self, jobs: int, preloaded: Sequence[str] = PRELOADED) -> None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.threads = max(1, cores // jobs)
         os.environ["OMP_NUM_THREADS"] = str(self.threads)  # libraries read it when they are loaded
@@ -260,23 +257,22 @@ def hash_inputs(runs: Sequence[GridRun], corpus: str) -> dict[str, str]:
 
 def _config_contents(runs: Sequence[GridRun]) -> dict[str, dict[str, Any]]:
     paths = {name: str(find_config(name)) for run in runs for stage in run.stages for name in stage.configs}
-    contents = read_configs([word for path in paths.values() for word in ("--config", path)])
+    contents = read_configs([f"--config={path}" for path in paths.values()])
     return {name: contents[path] for name, path in paths.items()}
 
 
 def unequal_batches(runs: Sequence[GridRun]) -> list[str]:
     """A line for each kind of model whose fits don't all see the same batch: their scores differ by that as well."""
     contents = _config_contents(runs)
-    found: dict[object, dict[str, dict[str, None]]] = {}
-    for run in runs:
-        for stage in run.stages:
-            if stage.name == "fit":
-                kind, *values = (_setting(stage, name, contents) for name in ("model.class_path", *_BATCH))
-                given = (f"{name} {value}" for name, value in zip(_BATCH, values, strict=True) if value is not None)
-                found.setdefault(kind, {}).setdefault(", ".join(given), {})[run.name] = None
+    found: dict[object, dict[str, list[str]]] = {}
+    fits = [(run.name, stage) for run in runs for stage in run.stages if stage.name == "fit"]
+    for recipe, stage in fits:
+        kind, *values = (_setting(stage, name, contents) for name in ("model.class_path", *_BATCH))
+        batch = ", ".join(f"{name} {value}" for name, value in zip(_BATCH, values, strict=True) if value is not None)
+        found.setdefault(kind, {}).setdefault(batch, []).append(recipe)
     return [
         f"{kind}: recipes differ in their batches, too, and scores with them: "
-        + "; ".join(f"{', '.join(names)} with {batch}" for batch, names in batches.items())
+        + "; ".join(f"{', '.join(dict.fromkeys(names))} with {batch}" for batch, names in batches.items())
         for kind, batches in found.items()
         if len(batches) > 1
     ]
@@ -347,9 +343,9 @@ class StudyRun:
     def resume(self, stage: Stage) -> list[str]:
         """Delete the output of an interrupted stage unless it can be resumed -> flags to resume with."""
         out = self.root / stage.out
-        if stage.name == "fit":
-            for last in out.glob("*-last.ckpt"):
-                return ["--ckpt_path", str(last)]
+        last = next(out.glob("*-last.ckpt"), None)
+        if stage.name == "fit" and last is not None:
+            return ["--ckpt_path", str(last)]
         # a damaged record is of a stage that had ended
         ended = (self.path / f"{stage.name}.json").exists()
         if stage.name not in RESUMABLE and not (ended and any(out.rglob("*.ckpt"))):

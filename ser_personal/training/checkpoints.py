@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from itertools import chain
 from math import inf, isfinite
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +18,7 @@ import torch
 from jsonargparse.typing import PositiveInt
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, EarlyStopping, GradientAccumulationScheduler, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from typing_extensions import override
@@ -99,12 +100,9 @@ class StageCheckpoint(ModelCheckpoint):
         paths = [folder / f"{name}.ckpt" for name in (self.filename, self.CHECKPOINT_NAME_LAST)]
         earlier = [path for path in paths if path.exists()]
         if earlier and not (resumes or self.replace or trainer.fast_dev_run):  # type: ignore[attr-defined]
-            raise UserError(
-                "is of an earlier training run",
-                where=earlier[0],
-                remedy=f"Resume that with --ckpt_path {'last' if paths[1].exists() else paths[0]}, replace it with"
-                " --replace, or give another --trainer.default_root_dir",
-            )
+            resume = f"Resume that with --ckpt_path {'last' if paths[1].exists() else paths[0]}"
+            remedy = f"{resume}, replace it with --replace, or give another --trainer.default_root_dir"
+            raise UserError("is of an earlier training run", where=earlier[0], remedy=remedy)
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -138,9 +136,7 @@ class StageCheckpoint(ModelCheckpoint):
         return self._last_global_step_saved == trainer.global_step
 
     @override
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         due = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
         if due and resumable(trainer):
             self._save_newest(trainer)
@@ -170,8 +166,7 @@ class StageCheckpoint(ModelCheckpoint):
 
 
 def _accumulation_schedules(trainer: Trainer) -> list[GradientAccumulationScheduler]:
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    return [callback for callback in callbacks if isinstance(callback, GradientAccumulationScheduler)]
+    return [each for each in trainer.callbacks if isinstance(each, GradientAccumulationScheduler)]  # type: ignore[attr-defined]
 
 
 def _steps(trainer: Trainer) -> dict[str, Any]:
@@ -186,7 +181,7 @@ def _steps(trainer: Trainer) -> dict[str, Any]:
 
 def _settings(trainer: Trainer) -> list[dict[str, Any]]:
     settings = []
-    for group in (group for optimizer in trainer.optimizers for group in optimizer.param_groups):
+    for group in chain.from_iterable(optimizer.param_groups for optimizer in trainer.optimizers):
         rates = {"learning_rate": group.get("initial_lr", group["lr"])}
         known = rates if "initial_lr" in group or not trainer.lr_scheduler_configs else {}
         settings.append(known | {name: group[name] for name in ("weight_decay", "betas", "eps") if name in group})
@@ -220,9 +215,8 @@ class ExactResumption(Callback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         # that of the command line, which Lightning replaces by the checkpoint's after this
-        self._patience = {one: one.patience for one in callbacks if isinstance(one, EarlyStopping)}
+        self._patience = {one: one.patience for one in trainer.early_stopping_callbacks}
 
     @override
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

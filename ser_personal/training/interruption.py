@@ -52,14 +52,11 @@ class Interruption(Callback):
         if stopping:
             raise KeyboardInterrupt
         # Python's own files can't be written to from a handler that interrupts a write
-        os.write(
-            2, b"\nser: stopping after this step, or after the validation that runs; a second signal stops at once\n"
-        )
+        said = b"\nser: stopping after this step, or after the validation that runs; a second signal stops at once\n"
+        os.write(2, said)
 
     @override
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         if resumable(trainer):
             self._act(trainer)
 

@@ -20,6 +20,7 @@ from ser_personal.audio import decode
 from ser_personal.calibration.conformal import ConformalTable
 from ser_personal.calibration.few_labels import LabelPrior
 from ser_personal.calibration.pldc import PLDCSettings
+from ser_personal.calibration.table import decimal
 from ser_personal.corpus.csv_corpus import write_corpus
 from ser_personal.encoder.module import DESCRIPTION
 from ser_personal.encoder.raw import MFCCEncoder
@@ -75,8 +76,8 @@ def test_the_card_is_filled_from_the_test_and_says_what_is_prohibited(tested_che
     listed = {entry["name"]: entry["value"] for entry in metadata["model-index"][0]["results"][0]["metrics"]}
     assert listed["O-CCC of valence, raw"] == round(rows["raw"]["attributes"]["valence"]["overall_ccc"], 4)
     assert listed["A-CCC of arousal, calibrated"] == round(sigma["average_ccc"], 4)
-    said = [f"| sigma | {sigma['overall_ccc']:.3f} |", "Order of the outputs: arousal, then valence.", "of 8 speakers"]
-    said += ["Label scale: 1 (least) to 7 (most)", "test1: 18 utterances; speakers: 3 unseen."]
+    said = [f"| sigma | {decimal(sigma['overall_ccc'])} |", "Order of the outputs: arousal, then valence."]
+    said += ["of 8 speakers", "Label scale: 1 (least) to 7 (most)", "test1: 18 utterances; speakers: 3 unseen."]
     said += ["Inferring emotions of people at work or in education", "Decisions about a person"]
     said += ["AI Act, Regulation (EU) 2024/1689, Article 5(1)(f)", "Use without the consent"]
     said += ["Voice vectors are biometric data, with or without names"]
