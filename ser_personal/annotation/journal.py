@@ -38,18 +38,16 @@ Part = TypeVar("Part")
 
 
 class Journal:
-    """The rows, failures and profiles of an annotation so far, in an SQLite file beside the output.
+    """The rows, failures and profiles of an annotation so far, in an SQLite file that no other run may have open.
 
     Args:
-        path: of the file, which no other run may have open.
+        path: of the file, beside the output.
         settings: name -> value of all that decides the output; a run with other settings is refused.
         places: indices of this journal's recordings in the list of all, of which `done` are annotated or failed.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, object], places: Sequence[int]) -> None:
-        self.path = path
-        self.places = places
-        self.done = 0
+        self.path, self.places, self.done = path, places, 0
         self._settings = json.dumps({"format": FORMAT_VERSION, **settings})
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -174,9 +172,8 @@ def open_journals(
     """The journal of a run, or of a shard of it, or those of all shards that are to be joined."""
     with ExitStack() as opened:
         if not join:
-            places: Sequence[int] = range(len(recordings))
-            if shard is not None:
-                places, settings = deal(recordings, shard.total)[shard.number - 1], {**settings, "shard": shard}
+            places = range(len(recordings)) if shard is None else deal(recordings, shard.total)[shard.number - 1]
+            settings = settings if shard is None else {**settings, "shard": shard}
             yield [opened.enter_context(closing(Journal(journal_of(target), settings, places)))]
             return
         total = _count_shards(target)

@@ -46,11 +46,11 @@ class CollectedSet(NamedTuple):
     def by_split(self) -> dict[str, tuple[NDArray[np.bool_], CollectedSet]]:
         """Split -> its rows, a mask (utterances,), and the set of these rows."""
         split_of = np.array([utterance.split for utterance in self.utterances])
-        sets = {}
-        for split in sorted(set(split_of.tolist())):
-            rows = split_of == split
-            sets[split] = rows, CollectedSet(tuple(compress(self.utterances, rows)), self.predicted.part(rows))
-        return sets
+        rows_of = {split: split_of == split for split in np.unique(split_of).tolist()}
+        return {
+            split: (rows, CollectedSet(tuple(compress(self.utterances, rows)), self.predicted.part(rows)))
+            for split, rows in rows_of.items()
+        }
 
 
 _FOLDERS: WeakKeyDictionary[Trainer, Path] = WeakKeyDictionary()
@@ -64,9 +64,8 @@ def run_folder(trainer: Trainer) -> Path:
     by the logger's version or id where no other run has that, else version_N.
     """
     if trainer not in _FOLDERS:
-        _FOLDERS[trainer] = Path(
-            trainer.strategy.broadcast(str(_new_folder(trainer)) if trainer.is_global_zero else "")
-        )
+        new = str(_new_folder(trainer)) if trainer.is_global_zero else ""
+        _FOLDERS[trainer] = Path(trainer.strategy.broadcast(new))
     return _FOLDERS[trainer]
 
 

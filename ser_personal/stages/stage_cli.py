@@ -121,9 +121,7 @@ class StageCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         # else jsonargparse takes an existing corpus.csv for a config file and passes on its text
         for action in parser._actions:  # noqa: SLF001
-            kwargs = getattr(action, "sub_add_kwargs", None)
-            if kwargs is not None:
-                kwargs["sub_configs"] = False
+            getattr(action, "sub_add_kwargs", {})["sub_configs"] = False
 
     @override
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
@@ -156,10 +154,8 @@ class StageCLI(LightningCLI):
 
     @override
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        # nothing in a checkpoint is ever run, and results are printed here
-        decided = {"weights_only", "verbose"}
-        # the parsers of the other stages would take as long as the rest of parsing
-        return {self._stage: LightningCLI.subcommands()[self._stage] | decided}
+        # nothing in a checkpoint is ever run, results are printed here, and other stages' parsers would take their time
+        return {self._stage: LightningCLI.subcommands()[self._stage] | {"weights_only", "verbose"}}
 
     @override
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
@@ -253,11 +249,9 @@ class StageCLI(LightningCLI):
 
     def before_test(self) -> None:
         """Have the test written, where no callback of the config does."""
-        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
-        if isinstance(self.model, EmotionClassification | EmotionFineTuning) and not any(
-            isinstance(callback, PredictionCollector) for callback in callbacks
-        ):
-            callbacks.append(PredictionWriter())
+        written = any(isinstance(each, PredictionCollector) for each in self.trainer.callbacks)  # type: ignore[attr-defined]
+        if isinstance(self.model, EmotionClassification | EmotionFineTuning) and not written:
+            self.before_predict()
 
     def after_validate(self) -> None:
         """Print what validation found."""
