@@ -13,20 +13,9 @@ from ser_personal.errors import UserError
 if TYPE_CHECKING:
     from ser_personal.encoder.personalized import EncoderDescription
 
-ARCHITECTURE = {
-    "attributes",
-    "emotions",
-    "encoder",
-    "encoder.dim",
-    "encoder.layers",
-    "encoder.heads",
-    "encoder.feed_forward_dim",
-    "encoder.weighted_layers",
-    "final_dim",
-    "fusion",
-    "speakers.embedding_dim",
-    "speakers.hidden_dims",
-}
+ARCHITECTURE = {"attributes", "emotions", "encoder", "final_dim", "fusion"}
+ARCHITECTURE |= {f"encoder.{name}" for name in ("dim", "layers", "heads", "feed_forward_dim", "weighted_layers")}
+ARCHITECTURE |= {"speakers.embedding_dim", "speakers.hidden_dims"}
 REMEDY = "Give the config that the checkpoint was trained with"
 
 

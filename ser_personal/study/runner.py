@@ -129,7 +129,7 @@ def run_all(folders: Sequence[StudyRun], launcher: Launcher, jobs: int) -> dict[
         try:
             for folder in folders:
                 needs = {need: futures[need] for need in folder.run.needs}
-                futures[folder.run.folder] = pool.submit(_run, folder, needs, launcher)
+                futures[folder.run.folder] = pool.submit(folder.complete, needs, launcher)
             for number, folder in enumerate(folders, 1):
                 outcome = futures[folder.run.folder].result()
                 detail = f" ({outcome.detail})" if outcome.detail else ""
@@ -142,28 +142,6 @@ def run_all(folders: Sequence[StudyRun], launcher: Launcher, jobs: int) -> dict[
             launcher.stop()
             raise
     return {name: future.result() for name, future in futures.items()}
-
-
-def _run(folder: StudyRun, needs: Mapping[str, Future[Outcome]], launcher: Launcher) -> Outcome:
-    # needed runs were submitted earlier, so they have ended or are running
-    failed = next((need for need, future in needs.items() if not future.result().is_complete), None)
-    if failed is not None:
-        return Outcome("blocked", f"it needs {failed}, which failed")
-    started = time.perf_counter()
-    try:
-        if folder.is_complete():
-            return Outcome("kept")
-        folder.prepare()
-        for stage in folder.run.stages:
-            if folder.stage_cost(stage) is None:
-                code, measured = launcher.run([*folder.argv(stage), *folder.resume(stage)], folder.path / LOG)
-                if code != 0:
-                    return Outcome("failed", _last_line(folder.path / LOG))
-                folder.finish_stage(stage, measured)
-        folder.finish()
-    except UserError as error:
-        return Outcome("failed", str(error))
-    return Outcome("done", duration(time.perf_counter() - started))
 
 
 class Launcher:
@@ -312,10 +290,6 @@ class StudyRun:
         """The run's folder."""
         return self.root / self.run.folder
 
-    def is_complete(self) -> bool:
-        """Whether the run has ended, with these inputs."""
-        return not self.has_other_inputs and _found(read_record, self.path) is not None
-
     @property
     def has_other_inputs(self) -> bool:
         """Whether its folder's content doesn't belong to these inputs; where that can't be told, it isn't deleted."""
@@ -325,22 +299,35 @@ class StudyRun:
         except (KeyError, UserError) as error:
             raise UserError("is damaged", where=path, remedy="Delete its folder to repeat the run") from error
 
-    def prepare(self) -> None:
-        """Keep results of the same inputs, delete any others, and write inputs.json."""
-        if self.has_other_inputs:
-            shutil.rmtree(self.path, ignore_errors=True)
-            commands = [["ser", *self.argv(stage)] for stage in self.run.stages]
-            write_json(self.path / INPUTS, {"inputs": self.inputs, "commands": commands})
+    def complete(self, needs: Mapping[str, Future[Outcome]], launcher: Launcher) -> Outcome:
+        """Keep results of these inputs, delete any others, and run the stages that are left."""
+        # needed runs were submitted earlier, so they have ended or are running
+        failed = next((need for need, future in needs.items() if not future.result().is_complete), None)
+        if failed is not None:
+            return Outcome("blocked", f"it needs {failed}, which failed")
+        started = time.perf_counter()
+        try:
+            if self.has_other_inputs:
+                shutil.rmtree(self.path, ignore_errors=True)
+                commands = [["ser", *self._argv(stage)] for stage in self.run.stages]
+                write_json(self.path / INPUTS, {"inputs": self.inputs, "commands": commands})
+            elif _found(read_record, self.path) is not None:
+                return Outcome("kept")
+            for stage in self.run.stages:
+                if self._cost(stage) is None:
+                    code, measured = launcher.run([*self._argv(stage), *self._resume(stage)], self.path / LOG)
+                    if code != 0:
+                        return Outcome("failed", _last_line(self.path / LOG))
+                    self._write_cost(stage, measured)
+            self._write_record()
+        except UserError as error:
+            return Outcome("failed", str(error))
+        return Outcome("done", duration(time.perf_counter() - started))
 
-    def argv(self, stage: Stage) -> list[str]:
-        """The command line after `ser`."""
+    def _argv(self, stage: Stage) -> list[str]:
         return [word.replace(ROOT, str(self.root)) for word in stage.argv]
 
-    def stage_cost(self, stage: Stage) -> StageCost | None:
-        """Cost of a stage; None where it isn't complete."""
-        return _found(read_stage, self.path / f"{stage.name}.json")
-
-    def resume(self, stage: Stage) -> list[str]:
+    def _resume(self, stage: Stage) -> list[str]:
         """Delete the output of an interrupted stage unless it can be resumed -> flags to resume with."""
         out = self.root / stage.out
         last = next(out.glob("*-last.ckpt"), None)
@@ -352,16 +339,17 @@ class StudyRun:
             shutil.rmtree(out, ignore_errors=True)
         return []
 
-    def finish_stage(self, stage: Stage, measured: Mapping[str, float]) -> None:
-        """Record the cost of a stage: measures of its process, and those that the stage recorded itself."""
+    def _cost(self, stage: Stage) -> StageCost | None:
+        return _found(read_stage, self.path / f"{stage.name}.json")
+
+    def _write_cost(self, stage: Stage, measured: Mapping[str, float]) -> None:
         # resumed training has a folder of its own, and its record is of all of it
         found = (self.root / stage.out).rglob(f"{stage.name}_cost.json")
         recorded = max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
         own = recorded and _found(read_json, recorded)
         write_json(self.path / f"{stage.name}.json", {"command": stage.name, **measured, **(own or {})})
 
-    def finish(self) -> None:
-        """Write done.json."""
+    def _write_record(self) -> None:
         run, last = self.run, self.root / self.run.stages[-1].out
         found = sorted(last.rglob(SPEAKER_MOMENTS))
         if run.kind == "recipe" and not found:
@@ -372,7 +360,7 @@ class StudyRun:
             kind=run.kind,
             results=str(found[-1].parent.relative_to(self.path)) if found else None,
             needs=run.needs,
-            stages=tuple(filter(None, map(self.stage_cost, run.stages))),
+            stages=tuple(filter(None, map(self._cost, run.stages))),
             pretraining=_pretraining_scores(last),
             **run.point._asdict(),
         )
