@@ -222,15 +222,9 @@ class Handler(BaseHTTPRequestHandler):
         """Keep the terminal quiet."""
 
     def do_GET(self) -> None:
-        """Send the page, or a table, a timeline or the sound of a recording."""
-        self._answer(self._get)
-
-    def do_POST(self) -> None:
-        """Do what the page asks for."""
-        self._answer(self._post)
-
-    def _answer(self, respond: Any) -> None:
+        """Send the page, or a table, a timeline or the sound of a recording; of a POST, do what the page asks for."""
         try:
+            respond = self._get if self.command == "GET" else self._post
             respond(self._path())
         except UserError as error:
             self._send(f"{error}".replace(*self._turns).encode(), TEXT, HTTPStatus.BAD_REQUEST)
@@ -239,6 +233,8 @@ class Handler(BaseHTTPRequestHandler):
         except Exception as error:  # noqa: BLE001  the page shows the fault, and the next request is served
             line = " ".join(f"{type(error).__name__}: {error}".split())
             self._send(line.encode(), TEXT, HTTPStatus.INTERNAL_SERVER_ERROR)
+
+    do_POST = do_GET  # noqa: N815  (as http.server calls it)
 
     def _path(self) -> str:
         """The path after the secret, of a request that this page made.

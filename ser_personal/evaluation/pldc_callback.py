@@ -60,8 +60,7 @@ class PLDCCallback(PredictionCollector):
         super().__init__()
         # the one setting that is of causal calibration alone
         self.settings = PLDCSettings(prior_utterances=PRIOR_UTTERANCES, **settings)
-        self.draws = draws
-        self.seed = seed
+        self.draws, self.seed = draws, seed
 
     on_test_batch_end = PredictionCollector.keep
 

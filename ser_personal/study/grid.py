@@ -249,8 +249,7 @@ def expand(study: Study) -> list[GridRun]:
     return runs
 
 
-@dataclass(frozen=True)
-class _Entry:
+class _Entry(NamedTuple):
     name: str
     kind: Literal["recipe", "preparation"]
     stages: tuple[Stage, ...]

@@ -22,15 +22,7 @@ from filelock import FileLock, Timeout
 
 from ser_personal.arguments import find_config, read_configs, values_of
 from ser_personal.comparison.compare import compare
-from ser_personal.comparison.runs import (
-    DONE,
-    PRETRAINING_SCORES,
-    RunRecord,
-    StageCost,
-    duration,
-    read_record,
-    read_stage,
-)
+from ser_personal.comparison.runs import DONE, PRETRAINING_SCORES, RunRecord, duration, read_record, read_stage
 from ser_personal.corpus.csv_corpus import open_corpus
 from ser_personal.corpus.splits import first_few
 from ser_personal.errors import UserError, counted
@@ -53,15 +45,12 @@ def study(out: str, *, replace: bool = False, **settings: Any) -> int:
     """Train and test every recipe with every seed, each run in its own folder, and compare them.
 
     When it is interrupted and run again, it keeps complete runs and resumes the others. A run stays complete as long as
-    its commands, the values of their YAMLs and the steps that it uses stay the same.
+    its commands, the values of their YAMLs and the steps that it uses stay the same. A failure's exit code is 1.
 
     Args:
         out: the study's folder.
         replace: delete and repeat the runs whose commands, YAMLs or steps have changed.
         **settings: of `Study`.
-
-    Returns:
-        1 where a run failed, else 0.
     """
     grid = Study(**settings)
     root = Path(out).absolute()
@@ -314,7 +303,7 @@ class StudyRun:
             elif _found(read_record, self.path) is not None:
                 return Outcome("kept")
             for stage in self.run.stages:
-                if self._cost(stage) is None:
+                if _found(read_stage, self._cost_file(stage)) is None:
                     code, measured = launcher.run([*self._argv(stage), *self._resume(stage)], self.path / LOG)
                     if code != 0:
                         return Outcome("failed", _last_line(self.path / LOG))
@@ -334,20 +323,20 @@ class StudyRun:
         if stage.name == "fit" and last is not None:
             return ["--ckpt_path", str(last)]
         # a damaged record is of a stage that had ended
-        ended = (self.path / f"{stage.name}.json").exists()
+        ended = self._cost_file(stage).exists()
         if stage.name not in RESUMABLE and not (ended and any(out.rglob("*.ckpt"))):
             shutil.rmtree(out, ignore_errors=True)
         return []
 
-    def _cost(self, stage: Stage) -> StageCost | None:
-        return _found(read_stage, self.path / f"{stage.name}.json")
+    def _cost_file(self, stage: Stage) -> Path:
+        return self.path / f"{stage.name}.json"
 
     def _write_cost(self, stage: Stage, measured: Mapping[str, float]) -> None:
         # resumed training has a folder of its own, and its record is of all of it
         found = (self.root / stage.out).rglob(f"{stage.name}_cost.json")
         recorded = max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
         own = recorded and _found(read_json, recorded)
-        write_json(self.path / f"{stage.name}.json", {"command": stage.name, **measured, **(own or {})})
+        write_json(self._cost_file(stage), {"command": stage.name, **measured, **(own or {})})
 
     def _write_record(self) -> None:
         run, last = self.run, self.root / self.run.stages[-1].out
@@ -360,7 +349,7 @@ class StudyRun:
             kind=run.kind,
             results=str(found[-1].parent.relative_to(self.path)) if found else None,
             needs=run.needs,
-            stages=tuple(filter(None, map(self._cost, run.stages))),
+            stages=[cost for stage in run.stages if (cost := _found(read_stage, self._cost_file(stage)))],
             pretraining=_pretraining_scores(last),
             **run.point._asdict(),
         )

@@ -238,19 +238,16 @@ class ExactResumption(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.ckpt_path is not None:
             self._refuse_other_steps(trainer)
-            self._stop_again(trainer)
+            for callback, patience in self._patience.items():
+                callback.patience = patience
+                # the checkpoint's fit had stopped early, which only its count of validations tells
+                if callback.wait_count >= max(patience, 1):
+                    what = f"{trainer.ckpt_path} stopped early: no better {callback.monitor} in {patience} validations"
+                    rank_zero_info(f"{what}. A greater patience trains on")
+                    trainer.should_stop = True
         # Lightning restores the loader's position when it sets the data up. A schedule that asks for the number of
         # steps has it do that before the checkpoint's loops are read, and the epoch would start again, unnoticed.
         trainer.fit_loop._load_combined_loader_states()  # noqa: SLF001
-
-    def _stop_again(self, trainer: Trainer) -> None:
-        """Stop at once where the checkpoint's fit had stopped early, which only its count of validations tells."""
-        for callback, patience in self._patience.items():
-            callback.patience = patience
-            if callback.wait_count >= max(patience, 1):
-                what = f"{trainer.ckpt_path} stopped early: no better {callback.monitor} in {patience} validations"
-                rank_zero_info(f"{what}. A greater patience trains on")
-                trainer.should_stop = True
 
     def _refuse_other_steps(self, trainer: Trainer) -> None:
         for began, asked in [(self._began, _steps(trainer)), *zip(_settings(trainer), self._settings, strict=True)]:
