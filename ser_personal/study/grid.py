@@ -233,19 +233,18 @@ def expand(study: Study) -> list[GridRun]:
     if study.personalization_gap is not None:
         varied |= {"training_speakers": study.personalization_gap.speakers, "side": SIDES}
     dimensions: dict[str, set[str]] = {}
-    prepared: dict[tuple[str, GridPoint], GridRun] = {}
-    runs = []
+    prepared: dict[str, dict[GridPoint, GridRun]] = {}
+    runs: list[GridRun] = []
     for entry in _entries(study):
         wanted = _dimensions(entry, dimensions, varied)
         along = (varied[name] if name in wanted else [None] for name in DIMENSIONS)
+        made = {}
         for point in itertools.starmap(GridPoint, itertools.product(*along)):
-            needs = [prepared[name, point.along(dimensions[name])] for name in entry.mentions if name in dimensions]
-            run = _run(entry, point, needs)
-            runs.append(run)
-            if entry.kind == "preparation":
-                prepared[entry.name, point] = run
+            needs = [prepared[name][point.along(dimensions[name])] for name in entry.mentions if name in prepared]
+            made[point] = _run(entry, point, needs)
+        runs += made.values()
         if entry.kind == "preparation":
-            dimensions[entry.name] = wanted
+            dimensions[entry.name], prepared[entry.name] = wanted, made
     return runs
 
 
@@ -256,8 +255,8 @@ class _Entry(NamedTuple):
 
     @property
     def mentions(self) -> list[str]:
-        words = (word for stage in self.stages for word in stage.argv)
-        return list(dict.fromkeys(name for word in words for name in _BRACES.findall(word)))
+        words = " ".join(word for stage in self.stages for word in stage.argv)
+        return list(dict.fromkeys(_BRACES.findall(words)))
 
 
 def _entries(study: Study) -> Iterator[_Entry]:
