@@ -81,7 +81,8 @@ def with_trained_model(command: list[str]) -> list[str]:
     data: dict[str, Any] = {"class_path": "PretrainDataModule" if kind == "PAPT" else "EmotionDataModule"}
     if kind == "EmotionClassification":
         data["init_args"] = {"target": "emotion"}
-    return trained.arguments(command, **({} if "data" in named else {"data": data}))
+    more = {} if "data" in named else {"data": data}
+    return trained.arguments(command, **more)
 
 
 def leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -72,14 +72,7 @@ class StageCheckpoint(ModelCheckpoint):
     def __init__(
         self, name: str, monitor: str, mode: Literal["min", "max"], every_n_steps: PositiveInt | None = 1000
     ) -> None:
-        super().__init__(
-            filename=name,
-            monitor=monitor,
-            mode=mode,
-            save_last=True,
-            enable_version_counter=False,
-            auto_insert_metric_name=False,
-        )
+        super().__init__(filename=name, monitor=monitor, mode=mode, save_last=True, enable_version_counter=False)
         self.every_n_steps = every_n_steps
         self.CHECKPOINT_NAME_LAST = f"{name}-last"
 
