@@ -124,14 +124,13 @@ def annotate(
     recognizer = EmotionRecognizer.from_pretrained(model, profiles=profiles, pldc=pldc, device=device, **options)
     cutter = ("silero" if has_silero() else "energy") if cut == "speech" else cut
     columns = recognizer.columns_of(recordings)
+    listed = (f"{(one.source, one.channel, one.speaker_id, one.turns)}" for one in recordings)
     settings = {
         "columns": columns,
         "model": recognizer.bundle.model,
         # its bank, posterior and intervals, too
         "bundle": content_hash(find_bundle(model) / CONFIG),
-        "list of recordings": content_hash(
-            *(f"{(one.source, one.channel, one.speaker_id, one.turns)}" for one in recordings)
-        ),
+        "list of recordings": content_hash(*listed),
         **options,
         "cut": cutter,
         "pldc": asdict(pldc or recognizer.bundle.pldc),

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 PREDICTIONS, METRICS, SPEAKER_MOMENTS = "predictions.csv", "metrics.json", "speaker_moments.csv"
 RECORD, VECTORS, BASELINE = "speakers.json", "speakers.safetensors", "baseline.json"
-TRAINING, EMBEDDINGS = "training", "embeddings"
+TRAINING, EMBEDDINGS = "training", "embeddings"  # beside the test sets: vectors of the bank, e_s of the embedding table
 RIDGE = "ridge"  # the row of baseline.json
 MU_SIGMA = ("mu", "sigma", "mu_bar", "sigma_bar")
 _REMEDY = "Give the folder of a test run: `ser test ... --config configs/pldc.yaml` of this version writes it"
@@ -117,10 +117,7 @@ def describe_speakers(
 
 
 def write_speakers(folder: Path, record: dict[str, Any], vectors: Mapping[str, SpeakerVectors]) -> None:
-    """Write speakers.json, and set -> speaker vectors to speakers.safetensors.
-
-    Besides the test sets there are `training`, of the bank, and `embeddings`, the e_s of the embedding table.
-    """
+    """Write speakers.json, and set -> speaker vectors to speakers.safetensors."""
     from safetensors.numpy import save
 
     write_json(folder / RECORD, record)

@@ -275,17 +275,17 @@ class StageCLI(LightningCLI):
         if config.trainer.sync_batchnorm and trainer.strategy.root_device.type != "cuda":
             remedy = "Leave it out: MLPInterpreter's batch norm counts all devices' utterances without it"
             raise UserError("is torch's for GPUs alone", where="--trainer.sync_batchnorm true", remedy=remedy)
+        # a job queued again resumes from what Lightning saved for it
+        queued_again = next(Path(trainer.default_root_dir).glob("hpc_ckpt_*.ckpt"), None)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, UNSUPPORTED):
                 what = "changes weights, rates or batches in a way that the schedule and the checkpoints don't follow"
                 remedy = "Leave it out; rates are --model.learning_rate, batches --data.max_batch"
                 raise UserError(what, where=f"--trainer.callbacks {type(callback).__name__}", remedy=remedy)
-        for each in trainer.checkpoint_callbacks:
-            if isinstance(each, StageCheckpoint):
-                each.replace = self._replace or self._may_overwrite
-                # before a logger begins a run; a job queued again resumes from what Lightning saved for it
-                queued_again = next(Path(trainer.default_root_dir).glob("hpc_ckpt_*.ckpt"), None)
-                each.refuse_earlier(trainer, config.get("ckpt_path") or queued_again)
+            if isinstance(callback, StageCheckpoint):
+                callback.replace = self._replace or self._may_overwrite
+                # before a logger begins a run
+                callback.refuse_earlier(trainer, config.get("ckpt_path") or queued_again)
         # Lightning adds a checkpoint callback without a monitor where there is none
         keeps = any(getattr(each, "monitor", None) is not None for each in trainer.checkpoint_callbacks)
         if not (keeps or config.trainer.enable_checkpointing is False or trainer.fast_dev_run):  # type: ignore[attr-defined]

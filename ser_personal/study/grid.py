@@ -334,20 +334,13 @@ def _stage(study: Study, name: str, out: str, configs: Iterable[str], *arguments
     return Stage(name, (name, *itertools.chain.from_iterable(words)), out)
 
 
-def _dimensions(entry: _Entry, known: Mapping[str, set[str]], varied: Collection[str]) -> set[str]:
-    wanted: set[str] = set()
-    for name in entry.mentions:
-        if name in varied:
-            wanted.add(name)
-        elif name in known:
-            wanted |= known[name]
-        elif name not in OF_EACH_RUN:
-            raise UserError(
-                f"refers to {{{name}}}, which is no earlier preparation step, nor anything that the study varies",
-                where=entry.name,
-                remedy=f"Choose one of {', '.join(['corpus', 'whole_corpus', *varied, *known])}",
-            )
-    return wanted
+def _dimensions(entry: _Entry, known: Mapping[str, set[str]], varied: Mapping[str, object]) -> set[str]:
+    unknown = [name for name in entry.mentions if name not in {*varied, *known, *OF_EACH_RUN}]
+    if unknown:
+        what = f"refers to {{{unknown[0]}}}, which is no earlier preparation step, nor anything that the study varies"
+        remedy = f"Choose one of {', '.join(['corpus', 'whole_corpus', *varied, *known])}"
+        raise UserError(what, where=entry.name, remedy=remedy)
+    return {each for name in entry.mentions for each in known.get(name, {name} & varied.keys())}
 
 
 def _run(entry: _Entry, point: GridPoint, needs: list[GridRun]) -> GridRun:

@@ -294,7 +294,7 @@ class StudyRun:
         failed = next((need for need, future in needs.items() if not future.result().is_complete), None)
         if failed is not None:
             return Outcome("blocked", f"it needs {failed}, which failed")
-        started = time.perf_counter()
+        started, log = time.perf_counter(), self.path / LOG
         try:
             if self.has_other_inputs:
                 shutil.rmtree(self.path, ignore_errors=True)
@@ -304,9 +304,10 @@ class StudyRun:
                 return Outcome("kept")
             for stage in self.run.stages:
                 if _found(read_stage, self._cost_file(stage)) is None:
-                    code, measured = launcher.run([*self._argv(stage), *self._resume(stage)], self.path / LOG)
+                    code, measured = launcher.run([*self._argv(stage), *self._resume(stage)], log)
                     if code != 0:
-                        return Outcome("failed", _last_line(self.path / LOG))
+                        text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+                        return Outcome("failed", text.strip().rpartition("\n")[2] or "it printed nothing")
                     self._write_cost(stage, measured)
             self._write_record()
         except UserError as error:
@@ -361,11 +362,6 @@ def _found(read: Callable[[Path], Found], path: Path) -> Found | None:
     with suppress(UserError, FileNotFoundError):
         return read(path)
     return None
-
-
-def _last_line(log: Path) -> str:
-    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
-    return text.strip().rpartition("\n")[2] or "it printed nothing"
 
 
 def _pretraining_scores(folder: Path) -> dict[str, float | None] | None:

@@ -1,7 +1,4 @@
-"""What a stage leaves for the next one, papt.ckpt or finetune.ckpt, and what makes resuming training exact.
-
-Its position inside an epoch is in data/resumable_loader.py.
-"""
+"""What a stage leaves for the next one, papt.ckpt or finetune.ckpt, and what makes resuming training exact."""
 
 from __future__ import annotations
 
