@@ -164,7 +164,7 @@ def test_what_is_no_sound_of_one_voice_is_refused_alike_by_all(name, tmp_path):
     with pytest.raises(UserError, match=rf"a\.\w+: .*{line}") as caught:
         decode(path)
     assert "\n" not in str(caught.value)
-    ((kind, _),) = examine_sound(Utterance("a", path, "train"), decode=True).problems
+    ((kind, *_),) = examine_sound(Utterance("a", path, "train"), decode=True).problems
     assert (kind.fatal, kind.title) == (True, caught.value.what)
     with pytest.raises(UserError) as annotated:
         Recording("a", path).load()
@@ -190,5 +190,5 @@ def test_what_is_odd_and_sound_is_decoded(name, tmp_path):
     path.write_bytes(FINE[name])
     waveform = decode(path)
     assert len(waveform) == read_header(path).num_samples
-    assert not any(kind.fatal for kind, _ in examine_sound(Utterance("a", path, "train"), decode=True).problems)
+    assert not any(kind.fatal for kind, *_ in examine_sound(Utterance("a", path, "train"), decode=True).problems)
     np.testing.assert_allclose(decode(path, 500, 1000), waveform[500:1500], atol=1e-6)

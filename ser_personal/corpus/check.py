@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from math import isnan, nan
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.markup import escape
@@ -20,7 +19,7 @@ from rich.progress import track
 from ser_personal.audio import SAMPLE_RATE, TOO_SHORT, WINDOW, decode_utterance, fault_of, read_header
 from ser_personal.corpus.base import HEADER_THREADS, Corpus, duplicates, labels_outside, seconds_of
 from ser_personal.corpus.csv_corpus import open_corpus, write_corpus
-from ser_personal.corpus.splits import by_split, first_few, known_speakers, shared_speakers
+from ser_personal.corpus.splits import by_split, first_few, grouped, known_speakers, shared_speakers
 from ser_personal.corpus.table import check_ending, write_rows
 from ser_personal.errors import UserError
 from ser_personal.files import content_hash, refuse_existing
@@ -71,15 +70,8 @@ class Sound(NamedTuple):
     """An utterance's audio; seconds are NaN where its header can't be read."""
 
     seconds: float
-    problems: tuple[tuple[Kind, str], ...] = ()  # kind and detail
+    problems: Sequence[Problem]
     content: str | None = None  # hash of the samples; None where they can't be used or weren't decoded
-
-
-class Finding(NamedTuple):
-    """What `ser check` found."""
-
-    utterances: list[Utterance]
-    problems: list[Problem]
 
 
 def check(corpus: Corpus | str, write: str | None = None, *, decode: bool = True, replace: bool = False) -> int:
@@ -101,35 +93,41 @@ def check(corpus: Corpus | str, write: str | None = None, *, decode: bool = True
         refuse_existing(write, Path(write).with_suffix(PROBLEMS), replace=replace)
     console = Console()
     opened = open_corpus(corpus)
-    finding = examine(opened, console, decode=decode)
-    _show(finding, console)
-    outside = any(problem.kind is LABEL_OUTSIDE for problem in finding.problems)
-    if outside and (flags := opened.scale_flags(finding.utterances)):
+    utterances, problems = examine(opened, console, decode=decode)
+    _show(utterances, console)
+    _print(problems, console)
+    if not problems:
+        console.print("[green]No problem found.[/green]")
+    outside = any(problem.kind is LABEL_OUTSIDE for problem in problems)
+    if outside and (flags := opened.scale_flags(utterances)):
         line = f"Where that is the corpus's scale: `ser check {flags.replace('--data.corpus', '--corpus')}`"
         console.print(line, soft_wrap=True, markup=False, highlight=False)
-    problems = finding.problems if write is None else _write(finding, opened, Path(write), console)
+    if write is not None:
+        problems = _write(utterances, problems, opened, Path(write), console)
     return int(any(problem.kind.fatal for problem in problems))
 
 
-def _write(finding: Finding, corpus: Corpus, path: Path, console: Console) -> list[Problem]:
-    left_out = {problem.left_out for problem in finding.problems}
-    usable = [utterance for utterance in finding.utterances if utterance.utterance_id not in left_out]
+def _write(
+    utterances: Sequence[Utterance], problems: Sequence[Problem], corpus: Corpus, path: Path, console: Console
+) -> list[Problem]:
+    left_out = {problem.left_out for problem in problems}
+    usable = [utterance for utterance in utterances if utterance.utterance_id not in left_out]
     if not usable:
         raise UserError("no utterance is usable", where=corpus.label_file, remedy="Correct what is listed above")
     write_corpus(usable, path)
     listing = path.with_suffix(PROBLEMS)
-    rows = [(each.kind.title, each.where, each.detail, each.left_out) for each in finding.problems]
+    rows = [(each.kind.title, each.where, each.detail, each.left_out) for each in problems]
     write_rows(listing, ("problem", "where", "detail", "left_out"), rows)
     low, high = corpus.scale
-    written = f"{len(usable):,} of {len(finding.utterances):,} utterances, labels from {low:g} to {high:g}"
+    written = f"{len(usable):,} of {len(utterances):,} utterances, labels from {low:g} to {high:g}"
     console.print(f"Wrote {path} ({written}) and {listing}.", soft_wrap=True, markup=False)
     remaining = [problem for problem in _set_problems(usable, corpus.allow_overlap) if problem.kind.fatal]
     _print(remaining, console)
     return remaining
 
 
-def examine(corpus: Corpus, console: Console, *, decode: bool) -> Finding:
-    """Find out everything about a corpus; progress goes to the console."""
+def examine(corpus: Corpus, console: Console, *, decode: bool) -> tuple[list[Utterance], list[Problem]]:
+    """Read all of a corpus and find everything wrong with it; progress goes to the console."""
     listed = corpus.listed()
     with ThreadPool(HEADER_THREADS) as threads:
         done = threads.imap(partial(examine_sound, decode=decode), listed, chunksize=32)
@@ -140,20 +138,16 @@ def examine(corpus: Corpus, console: Console, *, decode: bool) -> Finding:
         *_set_problems(utterances, corpus.allow_overlap),
         *(Problem(DUPLICATE_ID, name, left_out=name) for name in duplicates(utterances)),
         *_label_problems(utterances, corpus.scale),
-        *(
-            Problem(kind, str(each.path), detail, each.utterance_id if kind.fatal else None)
-            for each, sound in zip(utterances, sounds, strict=True)
-            for kind, detail in sound.problems
-        ),
+        *chain(*(sound.problems for sound in sounds)),
         *_same_sounds(utterances, sounds),
         *_overlapping(utterances),
     ]
-    return Finding(utterances, problems)
+    return utterances, problems
 
 
 def examine_sound(utterance: Utterance, *, decode: bool) -> Sound:
     """Read an utterance's header and, with `decode`, its samples, judged as training judges them."""
-    seconds = float("nan")
+    seconds, where = nan, str(utterance.path)
     try:
         header = read_header(utterance.path)
         seconds = seconds_of(utterance, header.num_samples)
@@ -163,13 +157,13 @@ def examine_sound(utterance: Utterance, *, decode: bool) -> Sound:
     except UserError as error:
         fault = error.what
     if fault is not None:
-        return Sound(seconds, ((Kind(fault, fatal=True), ""),))
+        return Sound(seconds, [Problem(Kind(fault, fatal=True), where, left_out=utterance.utterance_id)])
     problems = []
     if num_samples > CROPPED_ABOVE:
-        problems.append((CROPPED, f"{seconds:.1f} s"))
+        problems.append(Problem(CROPPED, where, f"{seconds:.1f} s"))
     if (header.sample_rate, header.channels) != (SAMPLE_RATE, 1):
-        problems.append((OTHER_FORMAT, f"{header.sample_rate} Hz, {header.channels} channels"))
-    return Sound(seconds, tuple(problems), None if waveform is None else content_hash(waveform))
+        problems.append(Problem(OTHER_FORMAT, where, f"{header.sample_rate} Hz, {header.channels} channels"))
+    return Sound(seconds, problems, None if waveform is None else content_hash(waveform))
 
 
 def _set_problems(utterances: Sequence[Utterance], allow_overlap: Sequence[str]) -> Iterator[Problem]:
@@ -191,11 +185,9 @@ def _set_problems(utterances: Sequence[Utterance], allow_overlap: Sequence[str])
     for name, speakers in shared_speakers(sets).items():
         if name not in allow_overlap:
             yield from (Problem(SHARED_SPEAKER, speaker, name) for speaker in speakers)
-    validation = known_speakers(sets.get("validation", ()))
-    for name in sets:
-        if name not in {"train", "validation"}:
-            shared = sorted(validation & known_speakers(sets[name]))
-            yield from (Problem(VALIDATION_SPEAKER, speaker, name) for speaker in shared)
+    sets.pop("train", None)
+    for name, speakers in shared_speakers(sets, of="validation").items():
+        yield from (Problem(VALIDATION_SPEAKER, speaker, name) for speaker in speakers)
 
 
 def _label_problems(utterances: Sequence[Utterance], scale: tuple[float, float]) -> Iterator[Problem]:
@@ -210,12 +202,9 @@ def _label_problems(utterances: Sequence[Utterance], scale: tuple[float, float])
 
 
 def _same_sounds(utterances: Sequence[Utterance], sounds: Sequence[Sound]) -> Iterator[Problem]:
-    groups = defaultdict(list)
-    for utterance, sound in zip(utterances, sounds, strict=True):
-        if sound.content is not None:
-            groups[sound.content].append(utterance)
-    for group in groups.values():
-        if len(group) > 1:
+    contents = [sound.content for sound in sounds]
+    for content, group in grouped(zip(contents, utterances, strict=True)).items():
+        if content is not None and len(group) > 1:
             splits = {utterance.split for utterance in group}
             kind = LEAKED_AUDIO if "train" in splits and len(splits) > 1 else SAME_AUDIO
             names = [f"{utterance.utterance_id} in {utterance.split}" for utterance in group]
@@ -223,13 +212,10 @@ def _same_sounds(utterances: Sequence[Utterance], sounds: Sequence[Sound]) -> It
 
 
 def _overlapping(utterances: Sequence[Utterance]) -> Iterator[Problem]:
-    of_path = defaultdict(list)
-    for utterance in utterances:
-        of_path[utterance.path].append((utterance.start or 0.0, utterance))
-    for path, segments in of_path.items():
+    for path, segments in grouped((utterance.path, utterance) for utterance in utterances).items():
         last: dict[bool, tuple[float, Utterance]] = {}
-        for start, each in sorted(segments, key=lambda segment: segment[0]):
-            trains = each.split == "train"
+        for each in sorted(segments, key=lambda segment: segment.start or 0.0):
+            start, trains = each.start or 0.0, each.split == "train"
             end, other = last.get(not trains, (0.0, each))
             if end - start > OVERLAP:
                 names = [f"{utterance.utterance_id} in {utterance.split}" for utterance in (other, each)]
@@ -241,11 +227,11 @@ def _range(values: pd.Series[float]) -> str:
     return f"{values.mean():.2f} ({values.min():.2f} to {values.max():.2f})" if values.count() else "none"
 
 
-def _show(finding: Finding, console: Console) -> None:
+def _show(utterances: Sequence[Utterance], console: Console) -> None:
     values = ["seconds", *ATTRIBUTES]
     rows = [
-        (each.split, each.speaker_id, each.seconds, *(each.labels.get(name, np.nan) for name in ATTRIBUTES))
-        for each in finding.utterances
+        (each.split, each.speaker_id, each.seconds, *(each.labels.get(name, nan) for name in ATTRIBUTES))
+        for each in utterances
     ]
     splits = pd.DataFrame(rows, columns=["split", "speaker", *values]).groupby("split")
     contents = {
@@ -257,15 +243,10 @@ def _show(finding: Finding, console: Console) -> None:
     }
     for table in (pd.DataFrame(contents).round(2), splits[values].agg(_range)):
         console.print(table.to_string(), soft_wrap=True, markup=False, highlight=False)
-    _print(finding.problems, console)
-    if not finding.problems:
-        console.print("[green]No problem found.[/green]")
 
 
 def _print(problems: Iterable[Problem], console: Console) -> None:
-    groups = defaultdict(list)
-    for problem in sorted(problems, key=lambda problem: not problem.kind.fatal):
-        groups[problem.kind].append(str(problem))
-    for kind, group in groups.items():
+    fatal_first = sorted(problems, key=lambda problem: not problem.kind.fatal)
+    for kind, group in grouped((problem.kind, str(problem)) for problem in fatal_first).items():
         label = "[red]error[/red]" if kind.fatal else "[yellow]note[/yellow]"
         console.print(f"{label}: {kind.title} ({len(group):,}): {escape(first_few(group))}", soft_wrap=True)

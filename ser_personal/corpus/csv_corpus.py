@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterable, Sequence
-from math import isnan
+from math import isnan, nan
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,7 +15,7 @@ from ser_personal.audio import BAD_AUDIO
 from ser_personal.corpus.base import SCALES, Corpus, audio_path, labels_outside
 from ser_personal.corpus.msp_podcast import AUDIO_FOLDERS, MSPPodcast
 from ser_personal.corpus.splits import canonical_split
-from ser_personal.corpus.table import SEGMENT, attribute_labels, is_table, known, read_rows, segment, write_rows
+from ser_personal.corpus.table import SEGMENT, Row, attribute_labels, is_table, known, read_rows, segment, write_rows
 from ser_personal.errors import UserError
 from ser_personal.types import ATTRIBUTES, Utterance, plain_name
 
@@ -59,27 +59,25 @@ class CSVCorpus(Corpus):
     def read_labels(self) -> list[Utterance]:
         table = self.label_file
         rows = read_rows(table, required=COLUMNS[:3], filled=("path", "split"), any_case=(*COLUMNS, *SEGMENT))
-        utterances = []
-        for row in rows:
-            relative = PurePosixPath(row["path"])
-            part = segment(row, f"{table}, {relative}")
-            start, end = part or (None, float("nan"))
-            shown_start = f"_{start:.3f}" if start is not None else ""
-            utterance_id = row.get("id") or plain_name(f"{relative.parent / relative.stem}{shown_start}")
-            where = f"{table}, {utterance_id}"
-            utterance = Utterance(
-                utterance_id=utterance_id,
-                path=audio_path(table.parent, row["path"], where, anywhere=table == self._path),
-                split=canonical_split(row["split"]),
-                speaker_id=known(row["speaker"]),
-                gender=known(row.get("gender", "")),
-                labels=attribute_labels(row, {name: name for name in ATTRIBUTES}, where),
-                emotion=known(row.get("emotion", "")),
-                start=start,
-                seconds=end - (start or 0.0),
-            )
-            utterances.append(utterance)
-        return utterances
+        return [self._utterance(row, table) for row in rows]
+
+    def _utterance(self, row: Row, table: Path) -> Utterance:
+        relative = PurePosixPath(row["path"])
+        start, end = segment(row, f"{table}, {relative}") or (None, nan)
+        shown_start = f"_{start:.3f}" if start is not None else ""
+        utterance_id = row.get("id") or plain_name(f"{relative.parent / relative.stem}{shown_start}")
+        where = f"{table}, {utterance_id}"
+        return Utterance(
+            utterance_id=utterance_id,
+            path=audio_path(table.parent, row["path"], where, anywhere=table == self._path),
+            split=canonical_split(row["split"]),
+            speaker_id=known(row["speaker"]),
+            gender=known(row.get("gender", "")),
+            labels=attribute_labels(row, {name: name for name in ATTRIBUTES}, where),
+            emotion=known(row.get("emotion", "")),
+            start=start,
+            seconds=end - (start or 0.0),
+        )
 
 
 def write_corpus(utterances: Iterable[Utterance], path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -21,6 +20,7 @@ from ser_personal.corpus.splits import (
     by_split,
     canonical_split,
     first_few,
+    grouped,
     in_order_of_ids,
     known_speakers,
     require_split,
@@ -45,11 +45,11 @@ def leave_speakers_out(
         what = f"{folds} folds with {validation_folds} for validation leave one of the three sets empty"
         raise UserError(what, where="folds", remedy="Ask for a validation fold, and for two folds more than those")
     fold_of = _deal(utterances, folds, seed)
-    known = [utterance for utterance in utterances if utterance.speaker_id is not None]
     assignments = []
     for tested in range(folds):
         names = {(tested + ahead) % folds: "validation" for ahead in range(1, validation_folds + 1)} | {tested: "test1"}
-        renamed = [replace(each, split=names.get(fold_of[each.speaker_id], "train")) for each in known]
+        known = (each for each in utterances if each.speaker_id in fold_of)
+        renamed = (replace(each, split=names.get(fold_of[each.speaker_id], "train")) for each in known)
         assignments.append(SpeakerSplits.from_utterances(renamed))
     return assignments
 
@@ -167,11 +167,11 @@ def personalization_gap(
         dependent = own | {name: others[name] for name in order[: number - len(own)]}
         independent = {name: others[name] for name in order[:number]}
         size = min(sum(map(len, training.values())) for training in (dependent, independent))
-        for index, (side, training) in enumerate(zip(SIDES, (dependent, independent), strict=True)):
+        for index, training in enumerate((dependent, independent)):
             thinned = _thin(training, size, np.random.default_rng([seed, number, index]))
-            allow_overlap = [test_split] if side == "dependent" else []
-            utterances_of = [*thinned, *sets["validation"], *evaluation]
-            corpora[number, side] = SpeakerSplits.from_utterances(utterances_of, allow_overlap)
+            corpora[number, SIDES[index]] = SpeakerSplits.from_utterances(
+                [*thinned, *sets["validation"], *evaluation], [test_split] if training is dependent else []
+            )
     return corpora
 
 
@@ -195,10 +195,7 @@ def gap(
 
 
 def _by_speaker(utterances: Iterable[Utterance]) -> dict[str, list[Utterance]]:
-    of_speaker = defaultdict(list)
-    for utterance in in_order_of_ids(utterances):
-        of_speaker[str(utterance.speaker_id)].append(utterance)
-    return dict(sorted(of_speaker.items()))
+    return dict(sorted(grouped((str(each.speaker_id), each) for each in in_order_of_ids(utterances)).items()))
 
 
 def _thin(of_speaker: Mapping[str, list[Utterance]], size: int, rng: np.random.Generator) -> list[Utterance]:

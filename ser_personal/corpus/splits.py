@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from math import isnan
+from typing import TypeVar
 
 from ser_personal.audio import by_numbers
 from ser_personal.errors import UserError
 from ser_personal.types import Utterance
 
-_SYNONYMS = {
-    "training": "train",
-    "development": "validation",
-    "dev": "validation",
-    "val": "validation",
-    "valid": "validation",
-}
+_SYNONYMS = {"training": "train", **dict.fromkeys(("development", "dev", "val", "valid"), "validation")}
 # ends the name of the part of a test split whose audio adapts the model, and on which it isn't tested
 ADAPTATION = "_adaptation"
 _NUMBERED_TEST = re.compile(r"test[ _-]?(\d{0,9})")
@@ -69,19 +64,29 @@ class SpeakerSplits:
         return {"train": self.train, "validation": self.validation, **self.test}
 
 
+Key = TypeVar("Key", bound=Hashable)
+Member = TypeVar("Member")
+
+
+def grouped(pairs: Iterable[tuple[Key, Member]]) -> dict[Key, list[Member]]:
+    """Gather what comes under the same key, in the order given."""
+    groups = defaultdict(list)
+    for key, member in pairs:
+        groups[key].append(member)
+    return dict(groups)
+
+
 def by_split(utterances: Iterable[Utterance]) -> dict[str, tuple[Utterance, ...]]:
     """Gather utterances by the split each one names: train, validation, then the others by name."""
-    sets = defaultdict(list)
-    for utterance in utterances:
-        sets[utterance.split].append(utterance)
+    sets = grouped((utterance.split, utterance) for utterance in utterances)
     order = sorted(sets, key=lambda name: (name != "train", name != "validation", name))
     return {name: tuple(sets[name]) for name in order}
 
 
-def shared_speakers(sets: Mapping[str, Sequence[Utterance]]) -> dict[str, list[str]]:
-    """Find the known speakers, sorted, that each split shares with train; splits that share none are left out."""
-    train = known_speakers(sets.get("train", ()))
-    shared = {name: sorted(train & known_speakers(sets[name])) for name in sets if name != "train"}
+def shared_speakers(sets: Mapping[str, Sequence[Utterance]], of: str = "train") -> dict[str, list[str]]:
+    """Find the known speakers, sorted, that other splits share with one; splits that share none are left out."""
+    own = known_speakers(sets.get(of, ()))
+    shared = {name: sorted(own & known_speakers(sets[name])) for name in sets if name != of}
     return {name: speakers for name, speakers in shared.items() if speakers}
 
 
@@ -105,12 +110,9 @@ def cut_adaptation(utterances: Sequence[Utterance], name: str, seconds: float = 
     """
     sets = by_split(utterances)
     require_split(name, sets)
-    of_speaker = defaultdict(list)
-    for utterance in in_order_of_ids(sets[name]):
-        if utterance.speaker_id is not None and not isnan(utterance.seconds):
-            of_speaker[utterance.speaker_id].append(utterance)
+    measured = [each for each in in_order_of_ids(sets[name]) if each.speaker_id is not None and not isnan(each.seconds)]
     adaptation = set()
-    for own in of_speaker.values():
+    for own in grouped((each.speaker_id, each) for each in measured).values():
         totals = list(accumulate(utterance.seconds for utterance in own))
         room = min(seconds, totals[-1] / 2)
         adaptation |= {each.utterance_id for each, total in zip(own, totals, strict=True) if total <= room}

@@ -18,8 +18,8 @@ GOOD = [["a.wav", "s", "train", 2], ["b.wav", "", "train", 4], ["c.wav", "t", "d
 
 
 def found(path, *, decode=True, **options):
-    finding = examine(CSVCorpus(path, **options), Console(quiet=True), decode=decode)
-    return [(problem.kind, Path(problem.where).name, problem.detail) for problem in finding.problems]
+    _, problems = examine(CSVCorpus(path, **options), Console(quiet=True), decode=decode)
+    return [(problem.kind, Path(problem.where).name, problem.detail) for problem in problems]
 
 
 def test_a_sound_corpus(table, capsys):
