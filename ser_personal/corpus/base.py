@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
-from itertools import pairwise
 from math import isnan
 from multiprocessing.pool import ThreadPool
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -125,8 +125,7 @@ def lengths_of(paths: Iterable[Path], label_file: Path) -> dict[Path, int]:
             return None
 
     with ThreadPool(HEADER_THREADS) as threads:
-        entries = zip(unique, threads.map(read, unique), strict=True)
-        found = {path: entry for path, entry in entries if entry is not None}
+        found = {path: entry for path, entry in zip(unique, threads.map(read, unique), strict=True) if entry}
     now = dict(found.values())
     if len(unique) > FEW and now != cached:
         # a disk that is full or read-only only costs time
@@ -148,9 +147,8 @@ def seconds_of(utterance: Utterance, num_samples: int) -> float:
 
 
 def duplicates(utterances: Sequence[Utterance]) -> list[str]:
-    """Find ids that are listed more than once in a list ordered by id."""
-    ids = [utterance.utterance_id for utterance in utterances]
-    return sorted({first for first, second in pairwise(ids) if first == second})
+    """Find ids that are listed more than once."""
+    return [id_ for id_, times in Counter(each.utterance_id for each in utterances).items() if times > 1]
 
 
 def labels_outside(utterance: Utterance, scale: tuple[float, float]) -> dict[str, float]:

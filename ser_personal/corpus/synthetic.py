@@ -21,7 +21,7 @@ sizes share their utterances, though a speaker may be in another split.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -102,42 +102,31 @@ class Speaker:
         unexplained = WITHIN * rng.standard_normal(len(CUES))
         spoken = (self.voice + self.expression @ (labels - LABEL_MEAN) + unexplained).clip(LOWEST, HIGHEST)
         cue = dict(zip(CUES, spoken.tolist(), strict=True))
-        return Delivery(
-            pitch=100 * 2 ** (cue["pitch"] / 12),
-            pitch_range=float(np.exp(cue["pitch_range"])),
-            level=cue["level"],
-            tilt=cue["tilt"],
-            rate=float(np.exp(cue["rate"])),
-            formants=float(np.exp(cue["formants"])),
-            breathiness=cue["breathiness"],
-            background=rng.uniform(-75, -65),
-            words=self.words,
-        )
+        cue["pitch"] = 100 * 2 ** (cue["pitch"] / 12)
+        for name in ("pitch_range", "rate", "formants"):
+            cue[name] = float(np.exp(cue[name]))
+        return Delivery(**cue, background=rng.uniform(-75, -65), words=self.words)
 
 
-class Population:
-    """What all speakers of a corpus have in common: how groups express emotion, and which voices have which labels."""
-
-    def __init__(self, rng: Generator) -> None:
-        deviation = rng.standard_normal((len(GROUPS), *SHARED_EXPRESSION.shape))
-        deviation -= deviation.mean(0)
-        # how far one label point moves each cue, (groups, cues, attributes)
-        self.group_expression = SHARED_EXPRESSION * (1 + GROUP_EXPRESSION * deviation)
-        # from a voice to label means and standard deviations, each (attributes, cues)
-        self._mean_directions, self._std_directions = _unit_directions(rng), _unit_directions(rng)
-
-    def speaker(self, number: int, rng: Generator) -> Speaker:
-        """Draw a speaker; groups take turns by number."""
-        group = number % len(GROUPS)
+def draw_speakers(seed: int, numbers: Iterable[int]) -> Iterator[Speaker]:
+    """Draw the speakers of a corpus that have these numbers; groups take turns by number."""
+    # what all speakers have in common: how groups express emotion, and which voices have which labels
+    shared = _rng(seed)
+    deviation = shared.standard_normal((len(GROUPS), *SHARED_EXPRESSION.shape))
+    # how far one label point moves each cue, (groups, cues, attributes)
+    group_expression = SHARED_EXPRESSION * (1 + GROUP_EXPRESSION * (deviation - deviation.mean(0)))
+    # from a voice to label means and standard deviations, each (attributes, cues)
+    mean_directions, std_directions = _unit_directions(shared), _unit_directions(shared)
+    for number in numbers:
+        rng, group = _rng(seed, number), number % len(GROUPS)
         own = rng.standard_normal(len(CUES))
         voice = GROUP_SHARE * _GROUP_VOICES[group] + np.sqrt(1 - GROUP_SHARE**2) * own
-        mean = _linked(self._mean_directions @ voice, rng)
-        std = _linked(self._std_directions @ voice, rng)
+        mean, std = (_linked(directions @ voice, rng) for directions in (mean_directions, std_directions))
         own_expression = OWN_EXPRESSION * SHARED_EXPRESSION * rng.standard_normal(SHARED_EXPRESSION.shape)
-        return Speaker(
+        yield Speaker(
             group=list(GROUPS)[group],
             voice=NEUTRAL + BETWEEN * voice,
-            expression=self.group_expression[group] + own_expression,
+            expression=group_expression[group] + own_expression,
             words=idiolect(rng),
             label_mean=LABEL_MEAN + LABEL_MEAN_STD * mean,
             label_std=LABEL_STD * np.exp(LABEL_LOG_STD_STD * std),
@@ -187,16 +176,12 @@ def synth(
     require_range("--speakers", speakers, len(GROUPS))
     require_range("--min-seconds", min_seconds, 0.5)
     require_range("--max-seconds", max_seconds, min_seconds, 3600)
-    audio, labels = folder / "Audios", folder / "Labels"
-    for part in (audio, labels):
-        part.mkdir(parents=True)
-
-    population = Population(_rng(seed))
-    people = {number: population.speaker(number, _rng(seed, number)) for number in range(1, speakers + 1)}
-
+    audio = folder / "Audios"
+    audio.mkdir(parents=True)
+    people = enumerate(draw_speakers(seed, range(1, speakers + 1)), 1)
     rows = []
-    for number, utterance in track([*product(people, range(1, utterances + 1))], description="Synthesising"):
-        rng, speaker = _rng(seed, number, utterance), people[number]
+    for (number, speaker), utterance in track([*product(people, range(1, utterances + 1))], "Synthesising"):
+        rng = _rng(seed, number, utterance)
         drawn = speaker.draw_labels(rng)
         num_samples = round(rng.uniform(min_seconds, max_seconds) * SAMPLE_RATE)
         waveform = speak(speaker.deliver(drawn, rng), num_samples, rng)
@@ -204,7 +189,7 @@ def synth(
         soundfile.write(audio / name, _pcm16(waveform), SAMPLE_RATE, subtype="PCM_16")
         row = (name, _emotion(drawn), *drawn.tolist(), number, speaker.gender, _split(number, speakers))
         rows.append(row)
-    write_rows(labels / "labels_consensus.csv", LABEL_COLUMNS, rows)
+    write_rows(folder / "Labels" / "labels_consensus.csv", LABEL_COLUMNS, rows)
 
 
 def converse(stem: Path, speakers: Mapping[str, int], seed: int = 0, turns: int = 24) -> None:
@@ -213,8 +198,7 @@ def converse(stem: Path, speakers: Mapping[str, int], seed: int = 0, turns: int 
     `speakers` maps names to numbers in the corpus of this seed; a number beyond it is a new voice. Turns are of 2 to
     4 s, a third of a second apart; arousal and dominance rise to the middle and fall again.
     """
-    population = Population(_rng(seed))
-    people = {name: population.speaker(number, _rng(seed, number)) for name, number in speakers.items()}
+    people = dict(zip(speakers, draw_speakers(seed, speakers.values()), strict=True))
     pause = np.zeros(SAMPLE_RATE // 3, dtype=np.float32)
     parts, lines, start = [], [], 0
     for turn in range(turns):

@@ -35,13 +35,6 @@ class Phone(NamedTuple):
     seconds: float = 0.07  # mean duration
 
 
-class Word(NamedTuple):
-    """A word as it is pronounced: names in `SEGMENTS`, and for each the number of its syllable, from 0."""
-
-    segments: tuple[str, ...]
-    syllables: tuple[int, ...]
-
-
 VOWELS = {
     "i": Phone(280, 2250, 2900, 1.0, seconds=0.09),
     "e": Phone(400, 2050, 2600, 1.0, seconds=0.10),
@@ -84,32 +77,26 @@ OWN_ORDER = 2.5  # standard deviation of a word's log rank between speakers
 _ZIPF = (np.arange(WORDS) + 1.0) ** -1.2 / np.sum((np.arange(WORDS) + 1.0) ** -1.2)
 
 
-def _pronounce(onset: str) -> tuple[str, ...]:
-    if onset not in STOPS:
-        return (onset,)
-    return ("voice bar" if STOPS[onset].voicing else "closed", onset)
+def _consonant(among: list[str], rng: Generator) -> list[str]:
+    drawn = str(rng.choice(among))
+    if drawn not in STOPS:
+        return [drawn]
+    return ["voice bar" if STOPS[drawn].voicing else "closed", drawn]
+
+
+def _syllable(rng: Generator) -> list[str]:
+    segments = [*_consonant([*CONSONANTS, *STOPS], rng), str(rng.choice(list(VOWELS)))]
+    return [*segments, *_consonant(["n", "s", "l", "r", "t", "k"], rng)] if rng.random() < 0.3 else segments
 
 
 @cache
-def lexicon() -> tuple[Word, ...]:
+def lexicon() -> list[list[list[str]]]:
     """Make the words of the language, commonest first: one to three syllables of consonant, vowel and perhaps a coda.
 
-    They are the same in every corpus, whatever its seed.
+    A syllable is its segments, by their names in `SEGMENTS`. The words are the same in every corpus, whatever its seed.
     """
     rng = np.random.default_rng(0)
-    onsets, nuclei, codas = [*CONSONANTS, *STOPS], list(VOWELS), ["n", "s", "l", "r", "t", "k"]
-    words = []
-    for _ in range(WORDS):
-        segments: list[str] = []
-        syllables: list[int] = []
-        for syllable in range(rng.integers(1, 4)):
-            sounds = [*_pronounce(str(rng.choice(onsets))), str(rng.choice(nuclei))]
-            if rng.random() < 0.3:
-                sounds += _pronounce(str(rng.choice(codas)))
-            segments += sounds
-            syllables += [syllable] * len(sounds)
-        words.append(Word(tuple(segments), tuple(syllables)))
-    return tuple(words)
+    return [[_syllable(rng) for _ in range(rng.integers(1, 4))] for _ in range(WORDS)]
 
 
 def idiolect(rng: Generator) -> NDArray[np.float64]:
@@ -179,9 +166,9 @@ def _articulate(frames: int, delivery: Delivery, rng: Generator) -> tuple[Signal
     names, accents = [PAUSE], [0.0]
     for index in words:
         word = lexicon()[index]
-        stress = rng.standard_normal(word.syllables[-1] + 1)
-        names += word.segments
-        accents += [stress[syllable] for syllable in word.syllables]
+        for syllable, stress in zip(word, rng.standard_normal(len(word)), strict=True):
+            names += syllable
+            accents += [stress] * len(syllable)
         if rng.random() < 0.15:
             names.append(PAUSE)
             accents.append(0.0)

@@ -210,17 +210,12 @@ def _check_columns(header: Sequence[str], required: Collection[str], read: Colle
                 what = f"column {name} would say what part of a recording a row is, and isn't read"
                 remedy = "Give start and end in seconds or h:mm:ss, and each channel as a file of its own"
                 raise UserError(what, where=path, remedy=remedy)
-    for attribute in ATTRIBUTES:
-        for name in header:
-            unread = attribute in read and attribute not in header and name not in read
-            if unread and is_called_like(name, attribute):
+    for attribute in [name for name in ATTRIBUTES if name in read and name not in header]:
+        for name in [name for name in header if name not in read]:
+            similar = get_close_matches(name.lower(), [attribute], cutoff=0.8)
+            if similar or name.lower() in _SYNONYMS[attribute]:
                 remedy = f"Did you mean {name}? Rename it to {attribute}, or if it is something else, to that"
                 raise UserError(f"no column {attribute}, and {name} isn't read", where=path, remedy=remedy)
-
-
-def is_called_like(name: str, attribute: str) -> bool:
-    """Whether a column has another name for an attribute: another case, a synonym, or a misspelling."""
-    return name.lower() in _SYNONYMS[attribute] or bool(get_close_matches(name.lower(), [attribute], cutoff=0.8))
 
 
 def read_vectors(path: Path, of: str = "utterance") -> Vectors:

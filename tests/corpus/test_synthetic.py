@@ -6,7 +6,7 @@ import pytest
 import soundfile
 from command_line import ser
 
-from ser_personal.corpus.synthetic import SHARED_EXPRESSION, VOICE_LABEL_LINK, Population, _rng, synth
+from ser_personal.corpus.synthetic import SHARED_EXPRESSION, VOICE_LABEL_LINK, _rng, draw_speakers, synth
 from ser_personal.corpus.synthetic_speech import WORDS, Delivery, speak
 
 SHORT = {"min_seconds": 0.5, "max_seconds": 0.8}
@@ -22,8 +22,7 @@ def corpus(tmp_path_factory):
 
 
 def people(how_many):
-    drawn = Population(_rng(0))
-    return [drawn.speaker(number, _rng(0, number)) for number in range(1, how_many + 1)]
+    return list(draw_speakers(0, range(1, how_many + 1)))
 
 
 def audio_bytes(folder):
