@@ -126,7 +126,7 @@ def _pipeline(stages: Stages, folder: Path, speakers: int, utterances: int, seed
         kmeans = _configs("kmeans.yaml", "tiny/kmeans.yaml")
         # no process has to be started for so little audio
         stages.run("kmeans", *kmeans, *data, "--data.num_workers", 0, "--out", labels)
-        found.append(f"{PseudoLabels.load(labels).num_clusters}, by k-means of MFCC frames")
+        found.append(f"{PseudoLabels.load(labels).source.num_clusters}, by k-means of MFCC frames")
 
     # the stages share this process, which a second device would leave
     device = ["--trainer.devices", 1, "--trainer.default_root_dir"]

@@ -23,7 +23,7 @@ from typing_extensions import override
 from ser_personal.audio import BAD_AUDIO, SAMPLE_RATE, WINDOW
 from ser_personal.corpus.base import Corpus
 from ser_personal.corpus.csv_corpus import open_corpus
-from ser_personal.corpus.splits import canonical_split, canonical_splits, require_split
+from ser_personal.corpus.splits import canonical_split, canonical_splits, grouped, known_speakers, require_split
 from ser_personal.data.dataset import UtteranceDataset, WholeUtterances, collate, samples_of
 from ser_personal.data.resumable_loader import Batch, BucketBatchSampler, ExampleKey, GivenBatches, SpeechLoader
 from ser_personal.data.speaker_features import SpeakerFeatures, SpeakerFeatureSource
@@ -127,7 +127,7 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
     @property
     def train_speaker_ids(self) -> list[str]:
         """Known training speakers, sorted."""
-        return sorted({id_ for i in self.train_indices if (id_ := self.utterances[i].speaker_id) is not None})
+        return sorted(known_speakers(self.utterances[i] for i in self.train_indices))
 
     @property
     def train_hashes(self) -> frozenset[str]:
@@ -137,11 +137,8 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
     @property
     def hashes_of_speakers(self) -> dict[str, set[str]]:
         """Known speaker of any set -> the `utterance_hash` of each of their utterances."""
-        hashes: dict[str, set[str]] = {}
-        for utterance in self.utterances:
-            if utterance.speaker_id is not None:
-                hashes.setdefault(utterance.speaker_id, set()).add(utterance_hash(utterance))
-        return hashes
+        known = ((each.speaker_id, utterance_hash(each)) for each in self.utterances if each.speaker_id is not None)
+        return {speaker_id: set(hashes) for speaker_id, hashes in grouped(known).items()}
 
     @property
     def train_label_mean(self) -> dict[str, float]:
@@ -208,10 +205,21 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
 
     def split_indices(self, split: str) -> list[int]:
         """Positions in `utterances` of a split's utterances that are used; how many are left out is logged once."""
-        name = canonical_split(split)
-        if name not in self._indices_of:
-            self._indices_of[name] = self._select(name)
-        return self._indices_of[name]
+        split = canonical_split(split)
+        if split in self._indices_of:
+            return self._indices_of[split]
+        require_split(split, self.corpus.splits.sets)
+        own = {i: utterance for i, utterance in enumerate(self.utterances) if utterance.split == split}
+        known = {i: u for i, u in own.items() if u.speaker_id is not None or not self.known_speakers_only}
+        self.refuse_unusable(list(known.values()), split)
+        reasons = {i: self.exclusion_reason(utterance) for i, utterance in known.items()}
+        used = self._indices_of[split] = [i for i, reason in reasons.items() if reason is None]
+        left_out = Counter(reason for reason in reasons.values() if reason is not None)
+        left_out += Counter({"unknown speaker": len(own) - len(known)})
+        if left_out:
+            listed = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+            rank_zero_info(f"{split}: {len(used)} utterances used; left out: {listed}")
+        return used
 
     def indices_of(self, splits: Sequence[str]) -> list[int]:
         """Positions in `utterances` of several splits' utterances that are used, each once."""
@@ -221,21 +229,6 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
             remedy = "See what `ser check CORPUS` lists; data.known_speakers_only=false keeps unknown speakers"
             raise UserError(what, where=f"split {', '.join(splits) or 'test'}", remedy=remedy)
         return indices
-
-    def _select(self, split: str) -> list[int]:
-        require_split(split, self.corpus.splits.sets)
-        own = {i: utterance for i, utterance in enumerate(self.utterances) if utterance.split == split}
-        known = {i: u for i, u in own.items() if u.speaker_id is not None or not self.known_speakers_only}
-        self.refuse_unusable(list(known.values()), split)
-        reasons = {i: self.exclusion_reason(utterance) for i, utterance in known.items()}
-        used = [i for i, reason in reasons.items() if reason is None]
-        dropped = Counter(reason for reason in reasons.values() if reason is not None)
-        if unknown := len(own) - len(known):
-            dropped["unknown speaker"] = unknown
-        if dropped:
-            listed = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
-            rank_zero_info(f"{split}: {len(used)} utterances used; left out: {listed}")
-        return used
 
     @override
     def train_dataloader(self) -> SpeechLoader[Batch]:
@@ -395,8 +388,12 @@ class AllUtterancesDataModule(SpeechDataModule[SpeechBatch]):
         )
         self._splits = splits
 
-    def batches(self) -> list[list[int]]:
-        """Put all utterances into batches, longest first."""
+    @property
+    def used_indices(self) -> list[int]:
+        """Positions in `utterances` of those of these splits."""
         existing = [name for name, utterances in self.corpus.splits.sets.items() if utterances]
-        indices = self.indices_of(existing if self._splits is None else self._splits)
-        return self._sampler(indices, shuffle=False).plan(0)
+        return self.indices_of(existing if self._splits is None else self._splits)
+
+    def batches(self, indices: Sequence[int] | None = None) -> list[list[int]]:
+        """Put utterances, all that are used if None, into batches, longest first."""
+        return self._sampler(self.used_indices if indices is None else indices, shuffle=False).plan(0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from math import isnan, nan
 from typing import Any, Literal
@@ -30,7 +30,6 @@ from ser_personal.files import content_hash
 from ser_personal.types import ATTRIBUTES, EmotionBatch, FeatureSource, Utterance
 
 Target = Literal["attributes", "emotion"]
-_AUGMENTATION = [each.name for each in fields(Augmentation)]
 # a smaller one has neither a CCC nor batch statistics
 MIN_BATCH = 2
 
@@ -42,9 +41,7 @@ class SelectedSpeakers:
     # speaker -> how often an epoch holds each of their utterances; never those of speakers not listed
     copies: Mapping[str, int]
     # speaker -> weight of their utterances in the loss, by default 1
-    weights: Mapping[str, float] = field(default_factory=dict)
-    # target speaker -> training speakers chosen for them, nearest first
-    chosen: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    weights: Mapping[str, float]
 
 
 class SpeakerSelection(ABC):
@@ -114,7 +111,7 @@ class EmotionDataModule(SpeechDataModule[EmotionBatch]):
         if self.target == "emotion":
             values: dict[str, set[Any]] = {"emotion": {utterance.emotion for utterance in utterances}}
         else:
-            module = self.trainer.lightning_module if self.trainer else None
+            module = getattr(self.trainer, "lightning_module", None)
             values = {
                 name: {label for each in utterances if not isnan(label := each.labels.get(name, nan))}
                 for name in getattr(module, "attributes", ()) or ATTRIBUTES
@@ -142,7 +139,7 @@ class EmotionDataModule(SpeechDataModule[EmotionBatch]):
 
     @override
     def settings(self) -> dict[str, Any]:
-        now = self.augmentation.settings() if self.augmentation else dict.fromkeys(_AUGMENTATION)
+        now = self.augmentation.settings() if self.augmentation else {each.name: None for each in fields(Augmentation)}
         return {**super().settings(), **{f"augmentation.{name}": now[name] for name in now}}
 
     @override

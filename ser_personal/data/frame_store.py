@@ -176,11 +176,6 @@ class FrameStore(ABC, Generic[Source]):
         """Count an utterance's frames without reading them."""
         return self._frames_of[utterance_id]
 
-    @property
-    def total_frames(self) -> int:
-        """Frames of all utterances."""
-        return sum(self._frames_of.values())
-
     def __reduce__(self) -> tuple[Callable[[Path], FrameStore[Source]], tuple[Path]]:
         # a loader's worker opens the files itself
         return (type(self).load, (self.folder,))
@@ -251,11 +246,6 @@ class PseudoLabels(FrameStore[PseudoLabelSource]):
             raise UserError(what, where=folder, remedy=f"Ask for 1 to {MAX_CLUSTERS} clusters")
         super().__init__(folder, source)
 
-    @property
-    def num_clusters(self) -> int:
-        """K; ids run from 0 to K - 1."""
-        return self.source.num_clusters
-
     @override
     def check(self, utterances: Sequence[Utterance]) -> None:
         super().check(utterances)
@@ -263,8 +253,8 @@ class PseudoLabels(FrameStore[PseudoLabelSource]):
         # in the order of the files, which are then opened once
         for utterance_id in (id_ for id_ in self if id_ in samples):
             ids, frames = self[utterance_id], num_frames(samples[utterance_id])
-            if ids.max(initial=0) >= self.num_clusters:
-                what = f"{ids.max()}, of {utterance_id}, is not a cluster id below {self.num_clusters}"
+            if ids.max(initial=0) >= self.source.num_clusters:
+                what = f"{ids.max()}, of {utterance_id}, is not a cluster id below {self.source.num_clusters}"
                 raise self._damaged(what, self.folder)
             if len(ids) != frames:
                 what = f"{len(ids)} pseudo-labels for the {frames} frames of {utterance_id}"

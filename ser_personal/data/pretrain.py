@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from functools import cached_property
 from hashlib import blake2b
@@ -13,7 +12,7 @@ from typing_extensions import override
 
 from ser_personal.audio import HOP, SAMPLE_RATE, WINDOW
 from ser_personal.corpus.base import Corpus
-from ser_personal.corpus.splits import canonical_splits
+from ser_personal.corpus.splits import canonical_splits, grouped
 from ser_personal.data.datamodule import SpeechDataModule
 from ser_personal.data.dataset import PretrainDataset, samples_of
 from ser_personal.data.frame_store import PseudoLabels
@@ -76,7 +75,7 @@ class PretrainDataModule(SpeechDataModule[PretrainBatch]):
     @property
     def num_clusters(self) -> int:
         """K, the size of the codebook."""
-        return self.pseudo_labels.num_clusters
+        return self.pseudo_labels.source.num_clusters
 
     @property
     def codebook_hash(self) -> str:
@@ -138,11 +137,8 @@ def hold_out(utterances: Sequence[Utterance], share: float) -> set[str]:
 
     At least one and never all of two or more, none of a single one; unknown speakers count as one speaker.
     """
-    of_speaker: dict[str | None, list[str]] = defaultdict(list)
-    for utterance in utterances:
-        of_speaker[utterance.speaker_id].append(utterance.utterance_id)
     held_out: set[str] = set()
-    for ids in of_speaker.values():
+    for ids in grouped((utterance.speaker_id, utterance.utterance_id) for utterance in utterances).values():
         count = min(max(1, round(share * len(ids))), len(ids) - 1)
         held_out.update(sorted(ids, key=lambda id_: blake2b(id_.encode(), digest_size=8).digest())[:count])
     return held_out

@@ -39,6 +39,9 @@ class GivenBatches(Sampler[list[ExampleKey]]):
 
     # where the next iteration begins
     first_batch = 0
+    rank, world_size = 0, 1
+    # None where nothing is drawn anew in each
+    _epoch: int | None = None
 
     def __init__(self, batches: Sequence[list[int]]) -> None:
         self._batches = batches
@@ -56,8 +59,9 @@ class GivenBatches(Sampler[list[ExampleKey]]):
         return len(self._batches)
 
     def __iter__(self) -> Iterator[list[ExampleKey]]:
-        for batch in islice(self._batches, self.first_batch, None):
-            yield [ExampleKey(index) for index in batch]
+        epoch = self._epoch
+        dealt = islice(cycle(self.plan(epoch or 0)), self.rank, len(self) * self.world_size, self.world_size)
+        return ([ExampleKey(index, epoch) for index in batch] for batch in islice(dealt, self.first_batch, None))
 
 
 class BucketBatchSampler(GivenBatches):
@@ -88,7 +92,7 @@ class BucketBatchSampler(GivenBatches):
         self._num_samples = np.asarray(num_samples, dtype=np.int64)
         self._shuffle, self._seed = shuffle, seed
         self.rank, self.world_size = rank, world_size
-        self._epoch = 0
+        self.set_epoch(0)
         longest = self._num_samples.max(initial=0)
         if longest > batch_seconds * SAMPLE_RATE:
             what = f"the longest utterance, {longest / SAMPLE_RATE:.2f} s, doesn't fit a batch of {batch_seconds:g} s"
@@ -100,7 +104,7 @@ class BucketBatchSampler(GivenBatches):
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the next iteration."""
-        self._epoch = epoch
+        self._epoch = epoch if self._shuffle else None
 
     @override
     def plan(self, epoch: int) -> list[list[int]]:
@@ -114,11 +118,6 @@ class BucketBatchSampler(GivenBatches):
 
     def __len__(self) -> int:
         return ceil(len(self._sizes) / self.world_size)
-
-    def __iter__(self) -> Iterator[list[ExampleKey]]:
-        epoch = self._epoch if self._shuffle else None
-        dealt = islice(cycle(self.plan(epoch or 0)), self.rank, len(self) * self.world_size, self.world_size)
-        return ([ExampleKey(index, epoch) for index in batch] for batch in islice(dealt, self.first_batch, None))
 
 
 def batch_sizes(num_samples: NDArray[np.number], budget: int, max_batch: int | None = None) -> list[int]:

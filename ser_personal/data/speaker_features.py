@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
+from ser_personal.corpus.splits import grouped
 from ser_personal.corpus.table import read_vectors
 from ser_personal.data.frame_store import FeatureCache
 from ser_personal.errors import UserError, counted, require_one_of
@@ -40,12 +40,9 @@ class SpeakerFeatures:
             others = f" and {counted(len(missing) - 1, 'other')}" if missing[1:] else ""
             remedy = "Make them for every speaker of the corpus, or leave --data.speaker_features out"
             raise UserError(f"no features of speaker {missing[0]}{others}", where=self.source, remedy=remedy)
-        dim = len(next(iter(self.vectors.values())))
-        found = np.full((len(speaker_ids), dim), np.nan, dtype=np.float32)
-        for row, speaker_id in enumerate(speaker_ids):
-            if speaker_id is not None:
-                found[row] = self.vectors[speaker_id]
-        return found
+        nobody = np.full_like(next(iter(self.vectors.values())), np.nan)
+        found = [nobody if speaker_id is None else self.vectors[speaker_id] for speaker_id in speaker_ids]
+        return np.array(found, dtype=np.float32).reshape(-1, len(nobody))
 
     def permuted(self) -> SpeakerFeatures:
         """Give every speaker another one's vector, the same each time: a control."""
@@ -122,11 +119,8 @@ class SpeakerNormalization:
 
 def by_speaker(cache: FeatureCache, utterances: Sequence[Utterance]) -> dict[str, list[str]]:
     """Group cached utterances by known speaker."""
-    ids_of: dict[str, list[str]] = defaultdict(list)
-    for utterance in utterances:
-        if utterance.speaker_id is not None and utterance.utterance_id in cache:
-            ids_of[utterance.speaker_id].append(utterance.utterance_id)
-    return dict(ids_of)
+    cached = (each for each in utterances if each.utterance_id in cache)
+    return grouped((each.speaker_id, each.utterance_id) for each in cached if each.speaker_id is not None)
 
 
 class CachedSpeakerFeatures(SpeakerFeatureSource):

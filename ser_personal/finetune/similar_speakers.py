@@ -119,7 +119,7 @@ def selected_speakers(chosen: Mapping[str, Sequence[str]], strategy: Strategy) -
     copies = dict(votes) if strategy == "oversampling" else dict.fromkeys(votes, 1)
     mean = votes.total() / max(len(votes), 1)
     weights = {id_: count / mean for id_, count in votes.items()} if strategy == "weighting" else {}
-    return SelectedSpeakers(copies, weights, chosen)
+    return SelectedSpeakers(copies, weights)
 
 
 def _log_overlap(first: GaussianMixture, second: GaussianMixture) -> NDArray[np.float64]:

@@ -7,6 +7,7 @@ from typing import cast
 import numpy as np
 import torch
 from jsonargparse.typing import PositiveInt
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ser_personal.audio import HOP, SAMPLE_RATE
@@ -18,7 +19,7 @@ from ser_personal.encoder.module import DESCRIPTION, ENCODER_KEYS, TRAINED_ON, n
 from ser_personal.encoder.personalized import saved_encoder
 from ser_personal.errors import UserError
 from ser_personal.files import content_hash
-from ser_personal.pretrain.teachers import EncoderTeacher, Precision, TeacherPass, unfinished_batches
+from ser_personal.pretrain.teachers import EncoderTeacher, Precision, fill
 from ser_personal.types import FeatureSource, Seed, TrainingSet, unpack_hashes
 
 
@@ -75,26 +76,18 @@ def cache(
         max_samples=data.max_samples,
     )
     store = FeatureCache.create(out, source, trained_on)
-    left = unfinished_batches(data, store)
 
-    def take(frames: dict[int, Tensor]) -> None:
-        audio, means = {}, {}
-        for index, of_one in frames.items():
-            utterance, values = data.utterances[index], of_one.float().cpu().numpy()
-            audio[utterance.utterance_id] = utterance
-            # the last mean is of as many frames as are left
-            starts = np.arange(0, len(values), stride)
-            counts = np.diff(starts, append=len(values)).astype(np.float32)
-            means[utterance.utterance_id] = np.add.reduceat(values, starts) / counts[:, None]
-        store.write(means, audio)
+    def means(frames: Tensor) -> NDArray[np.floating]:
+        values = frames.float().cpu().numpy()
+        # the last mean is of as many frames as are left
+        starts = np.arange(0, len(values), stride)
+        counts = np.diff(starts, append=len(values)).astype(np.float32)
+        return np.add.reduceat(values, starts) / counts[:, None]
 
-    if left:
-        TeacherPass(data, lambda _: left, network, take).run(accelerator=accelerator, devices=1, precision=precision)
-    store.finish()
-    print(
-        f"{out}: {len(store):,} utterances, {store.total_frames:,} frames of {source.dim} values, "
-        f"{store.total_frames * source.dim * 2 / 1e6:,.1f} MB"
-    )
+    fill(store, data, network, means, accelerator=accelerator, devices=1, precision=precision)
+    frames = sum(map(store.num_frames, store))
+    size = f"{frames * source.dim * 2 / 1e6:,.1f} MB"
+    print(f"{out}: {len(store):,} utterances, {frames:,} frames of {source.dim} values, {size}")
 
 
 def _from_checkpoint(path: str, other: Encoder | None) -> tuple[Encoder, str, frozenset[str]]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jsonargparse.typing import PositiveInt
-from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import Tensor
 
 from ser_personal.audio import num_frames
 from ser_personal.corpus.base import Corpus
@@ -24,7 +24,7 @@ from ser_personal.data.frame_store import PseudoLabels, PseudoLabelSource
 from ser_personal.errors import UserError
 from ser_personal.files import content_hash, gather_files, on_first_process
 from ser_personal.pretrain.codebook import Codebook, FrameSample, nearest_centroid
-from ser_personal.pretrain.teachers import MFCCTeacher, Precision, Teacher, TeacherPass, unfinished_batches
+from ser_personal.pretrain.teachers import MFCCTeacher, Precision, Teacher, TeacherPass, fill
 from ser_personal.types import NumClusters, Seed, Share
 
 MadeWith = dict[str, str | int | float]
@@ -44,23 +44,14 @@ class PseudoLabelData(AllUtterancesDataModule):
         self._fit_splits = canonical_splits(fit_splits or ["train"])
 
     @cached_property
-    def pseudo_label_indices(self) -> list[int]:
-        """Positions in `utterances` of those that get pseudo-labels."""
-        return sorted(index for batch in self.batches() for index in batch)
-
-    @cached_property
     def fit_indices(self) -> list[int]:
         """Positions in `utterances` of those that the codebook is fitted on."""
-        return sorted({*self.pseudo_label_indices} & {*self.indices_of(self._fit_splits)})
-
-    def fit_batches(self) -> list[list[int]]:
-        """Put the utterances that the codebook is fitted on into batches, longest first."""
-        return self._sampler(self.fit_indices, shuffle=False).plan(0)
+        return sorted({*self.used_indices} & {*self.indices_of(self._fit_splits)})
 
     @property
     def fingerprint(self) -> str:
         """Identifies the utterances, their lengths, and which of them the codebook is fitted on."""
-        utterances = [self.utterances[index] for index in self.pseudo_label_indices]
+        utterances = [self.utterances[index] for index in sorted(self.used_indices)]
         lengths = (f"{utterance.utterance_id}\t{samples_of(utterance)}" for utterance in utterances)
         return f"{len(utterances)} utterances, {content_hash(f'{sorted(self._fit_splits)}', *lengths)}"
 
@@ -135,7 +126,7 @@ def kmeans(
     else:
         frame_counts = {index: num_frames(samples_of(data.utterances[index])) for index in data.fit_indices}
         sample = FrameSample(frame_counts, sample_share, max_sampled_frames, seed)
-        trainer = TeacherPass(data, lambda _: data.fit_batches(), teacher, sample.take).run(**on)
+        trainer = TeacherPass(data, lambda _: data.batches(data.fit_indices), teacher, sample.take).run(**on)
         if trainer.world_size > 1:
             gather_files(trainer, out, sample.save, lambda paths: sample.merge(paths[1:]))
 
@@ -153,43 +144,26 @@ def kmeans(
         codebook_hash=chosen.hash,
         teacher_layer=getattr(teacher, "teacher_layer", None),
     )
-    if PseudoLabels.is_complete(out, source):
-        PseudoLabels.load(out).refuse_changed(data.utterances[index] for index in data.pseudo_label_indices)
-    else:
-        _write_pseudo_labels(teacher, data, chosen, out, source, **on)
-    rank_zero_only(_report)(out)
+    # sent once to the device of the frames
+    centroids = cache(torch.from_numpy(chosen.centroids).to)
 
-
-def _write_pseudo_labels(
-    teacher: nn.Module, data: PseudoLabelData, codebook: Codebook, out: str, source: PseudoLabelSource, **on: Any
-) -> None:
-    store = PseudoLabels.create(out, source)
-    centroids = torch.from_numpy(codebook.centroids)
-    utterance_ids = [utterance.utterance_id for utterance in data.utterances]
-
-    def take(frames: dict[int, Tensor]) -> None:
-        first = next(iter(frames.values()))
-        clusters, dim = centroids.shape
-        if first.shape[1] != dim:
-            what = f"{clusters} clusters of {dim} dimensions for frames of {first.shape[1]}"
+    def pseudo_labels(frames: Tensor) -> NDArray[np.int64]:
+        clusters, dim = chosen.centroids.shape
+        if frames.shape[1] != dim:
+            what = f"{clusters} clusters of {dim} dimensions for frames of {frames.shape[1]}"
             raise UserError(what, where="codebook", remedy="Give the teacher and the teacher_layer it was fitted on")
-        on_device = centroids.to(first.device)
-        pseudo_labels = {index: nearest_centroid(of_one, on_device) for index, of_one in frames.items()}
-        audio = {utterance_ids[index]: data.utterances[index] for index in frames}
-        store.write({utterance_ids[index]: of_one.cpu().numpy() for index, of_one in pseudo_labels.items()}, audio)
+        return nearest_centroid(frames, centroids(frames.device)).cpu().numpy()
 
-    def left(trainer: Trainer) -> list[list[int]]:
-        return on_first_process(trainer, lambda: unfinished_batches(data, store))
-
-    trainer = TeacherPass(data, left, teacher, take).run(**on)
-    trainer.strategy.barrier("pseudo-labels written")
-    expected = [utterance_ids[index] for index in data.pseudo_label_indices]
-    on_first_process(trainer, lambda: PseudoLabels.create(out, source).finish(expected))
+    if PseudoLabels.is_complete(out, source):
+        PseudoLabels.load(out).refuse_changed(data.utterances[index] for index in data.used_indices)
+    else:
+        fill(PseudoLabels.create(out, source), data, teacher, pseudo_labels, **on)
+    rank_zero_only(_report)(out)
 
 
 def _report(out: str) -> None:
     pseudo_labels = PseudoLabels.load(out)
-    counts = np.zeros(pseudo_labels.num_clusters, dtype=np.int64)
+    counts = np.zeros(pseudo_labels.source.num_clusters, dtype=np.int64)
     for utterance_id in pseudo_labels:
         counts += np.bincount(pseudo_labels[utterance_id], minlength=len(counts))
     print(f"{out}: K = {len(counts)}, {counts.sum():,} frames, {(counts > 0).sum()} clusters used")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from itertools import chain
 from typing import Any, Literal
 
 from jsonargparse.typing import PositiveInt
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -20,6 +22,7 @@ from ser_personal.encoder.base import real_frames, weights_fingerprint
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.raw import MFCCFrontEnd
 from ser_personal.errors import UserError
+from ser_personal.files import on_first_process
 from ser_personal.training.interruption import refuse_other_tasks
 from ser_personal.types import EncoderOutput, SpeechBatch
 
@@ -98,16 +101,6 @@ class EncoderTeacher(Teacher):
         return self.encoder.hidden_states(waveforms, num_samples, self.teacher_layer)
 
 
-def unfinished_batches(data: AllUtterancesDataModule, store: FrameStore[Any]) -> list[list[int]]:
-    """Find the batches with an utterance that isn't stored; audio that has changed since it was is a UserError.
-
-    They stay whole, since a network's rounding depends on the batch.
-    """
-    batches, utterances = data.batches(), data.utterances
-    store.refuse_changed(utterances[index] for batch in batches for index in batch)
-    return [batch for batch in batches if not all(utterances[index].utterance_id in store for index in batch)]
-
-
 class TeacherPass(LightningModule):
     """A teacher's pass over audio, by Lightning.
 
@@ -162,3 +155,33 @@ class TeacherPass(LightningModule):
                 )
         self.take(frames_of)
         return batch["indices"]
+
+
+def fill(
+    store: FrameStore[Any],
+    data: AllUtterancesDataModule,
+    network: nn.Module,
+    to_array: Callable[[Tensor], NDArray[Any]],
+    **devices: Any,
+) -> None:
+    """Store what `to_array` makes of a network's frames (frames, dim) of every utterance, and finish the store.
+
+    Batches with an utterance that isn't stored stay whole, since a network's rounding depends on the batch.
+    """
+    utterances, batches = data.utterances, data.batches()
+    ids = [utterance.utterance_id for utterance in utterances]
+
+    def left() -> list[list[int]]:
+        store.refuse_changed(utterances[index] for index in chain(*batches))
+        return [batch for batch in batches if not all(ids[index] in store for index in batch)]
+
+    def take(frames: dict[int, Tensor]) -> None:
+        arrays = {ids[index]: to_array(of_one) for index, of_one in frames.items()}
+        store.write(arrays, {ids[index]: utterances[index] for index in frames})
+
+    def finish() -> None:
+        type(store).create(store.folder, store.source, store.trained_on).finish(ids[index] for index in chain(*batches))
+
+    trainer = TeacherPass(data, lambda trainer: on_first_process(trainer, left), network, take).run(**devices)
+    trainer.strategy.barrier("arrays written")
+    on_first_process(trainer, finish)

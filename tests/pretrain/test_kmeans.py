@@ -93,15 +93,15 @@ def test_no_such_accelerator_and_frames_that_are_not_finite(make, monkeypatch):
 
 def test_splits_in_any_spelling_and_wrong_ones_and_empty_audio(synthetic_corpus, tmp_path):
     data = PseudoLabelData(str(synthetic_corpus), splits=["Train", "dev", "train"], fit_splits=["TRAIN"])
-    assert (len(data.pseudo_label_indices), len(data.fit_indices)) == (54, 48)
+    assert (len(data.used_indices), len(data.fit_indices)) == (54, 48)
     cut = MSPPodcast(str(synthetic_corpus), cut_test="test1", adaptation_seconds=3)
     data = PseudoLabelData(cut, splits=["train", "validation", "test1_adaptation"])
-    assert len(data.pseudo_label_indices) > 54
+    assert len(data.used_indices) > 54
     assert {data.utterances[index].split for index in data.fit_indices} == {"train"}
     soundfile.write(tmp_path / "short.wav", np.zeros(399), 16_000)
     (tmp_path / "corpus.csv").write_text("path,speaker,split\nshort.wav,a,train\n")
     empty = PseudoLabelData(str(tmp_path / "corpus.csv"))
-    refused(r"short\.wav: audio is shorter than 400 samples", lambda: empty.pseudo_label_indices)
+    refused(r"short\.wav: audio is shorter than 400 samples", lambda: empty.used_indices)
 
 
 def test_an_encoder_layer_teaches(make):
