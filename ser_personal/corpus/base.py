@@ -96,9 +96,8 @@ class Corpus(ABC):
 
     def cut(self, measured: Sequence[Utterance]) -> list[Utterance]:
         """Cut the test split, if one is to be cut, of utterances with durations."""
-        if self._cut_test is None:
-            return list(measured)
-        return cut_adaptation(measured, self._cut_test, self._adaptation_seconds)
+        cut = self._cut_test
+        return list(measured) if cut is None else cut_adaptation(measured, cut, self._adaptation_seconds)
 
 
 def lengths_of(paths: Iterable[Path], label_file: Path) -> dict[Path, int]:
@@ -167,13 +166,8 @@ def audio_path(folder: Path, cell: str, where: object, *, anywhere: bool = False
     """Find a recording, which has to lie in the table's folder or in one below, unless the user named the table.
 
     Otherwise, somebody else's corpus could have any file of this machine decoded and its content passed on. Links
-    inside the folder are followed wherever they lead, since a table can't make them.
-
-    Args:
-        folder: that paths are relative to.
-        cell: the path as the table has it, with slashes or backslashes, in any of Unicode's forms.
-        where: what an error calls the row.
-        anywhere: accept absolute paths to elsewhere and those through `..`.
+    inside the folder are followed wherever they lead, since a table can't make them. The cell may have slashes or
+    backslashes, in any of Unicode's forms; `anywhere` accepts absolute paths to elsewhere and those through `..`.
     """
     path = folder / cell
     if "\\" in cell and not path.is_file():

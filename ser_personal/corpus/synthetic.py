@@ -80,17 +80,12 @@ LABEL_CORRELATION = np.array([[1, 0.1, 0.5], [0.1, 1, 0.2], [0.5, 0.2, 1]])
 class Speaker:
     """What was drawn for one speaker."""
 
-    group: str  # name in `GROUPS`
+    gender: str  # by the pitch of the speaker's group
     voice: NDArray[np.float64]  # (cues,), what each cue is at the middle of the label scale
     expression: NDArray[np.float64]  # (cues, attributes), how far one label point moves each cue
     words: NDArray[np.float64]  # (words,), how often the speaker says each word of the lexicon
     label_mean: NDArray[np.float64]  # (attributes,), label points
     label_std: NDArray[np.float64]  # likewise, before labels are cut to the scale
-
-    @property
-    def gender(self) -> str:
-        """By the group's pitch."""
-        return "Female" if self.group.startswith("high") else "Male"
 
     def draw_labels(self, rng: Generator) -> NDArray[np.float64]:
         """Draw the labels of an utterance, (attributes,), 1 to 7 with two decimals."""
@@ -115,28 +110,23 @@ def draw_speakers(seed: int, numbers: Iterable[int]) -> Iterator[Speaker]:
     deviation = shared.standard_normal((len(GROUPS), *SHARED_EXPRESSION.shape))
     # how far one label point moves each cue, (groups, cues, attributes)
     group_expression = SHARED_EXPRESSION * (1 + GROUP_EXPRESSION * (deviation - deviation.mean(0)))
-    # from a voice to label means and standard deviations, each (attributes, cues)
-    mean_directions, std_directions = _unit_directions(shared), _unit_directions(shared)
+    # from a voice to label means and standard deviations, (2, attributes, cues)
+    label_directions = np.stack([_unit_directions(shared), _unit_directions(shared)])
     for number in numbers:
         rng, group = _rng(seed, number), number % len(GROUPS)
         own = rng.standard_normal(len(CUES))
         voice = GROUP_SHARE * _GROUP_VOICES[group] + np.sqrt(1 - GROUP_SHARE**2) * own
-        mean, std = (_linked(directions @ voice, rng) for directions in (mean_directions, std_directions))
+        own_labels = np.sqrt(1 - VOICE_LABEL_LINK**2) * rng.standard_normal((2, len(ATTRIBUTES)))
+        mean, std = VOICE_LABEL_LINK * (label_directions @ voice) + own_labels
         own_expression = OWN_EXPRESSION * SHARED_EXPRESSION * rng.standard_normal(SHARED_EXPRESSION.shape)
         yield Speaker(
-            group=list(GROUPS)[group],
+            gender="Female" if list(GROUPS)[group].startswith("high") else "Male",
             voice=NEUTRAL + BETWEEN * voice,
             expression=group_expression[group] + own_expression,
             words=idiolect(rng),
             label_mean=LABEL_MEAN + LABEL_MEAN_STD * mean,
             label_std=LABEL_STD * np.exp(LABEL_LOG_STD_STD * std),
         )
-
-
-def _linked(from_voice: NDArray[np.float64], rng: Generator) -> NDArray[np.float64]:
-    own = rng.standard_normal(len(ATTRIBUTES))
-    deviation: NDArray[np.float64] = VOICE_LABEL_LINK * from_voice + np.sqrt(1 - VOICE_LABEL_LINK**2) * own
-    return deviation
 
 
 def _unit_directions(rng: Generator) -> NDArray[np.float64]:
@@ -179,6 +169,8 @@ def synth(
     audio = folder / "Audios"
     audio.mkdir(parents=True)
     people = enumerate(draw_speakers(seed, range(1, speakers + 1)), 1)
+    test, validation = max(1, round(0.25 * speakers)), max(1, round(0.1 * speakers))
+    splits = ["Train"] * (speakers - test - validation) + ["Development"] * validation + ["Test1"] * test
     rows = []
     for (number, speaker), utterance in track([*product(people, range(1, utterances + 1))], "Synthesising"):
         rng = _rng(seed, number, utterance)
@@ -187,8 +179,7 @@ def synth(
         waveform = speak(speaker.deliver(drawn, rng), num_samples, rng)
         name = f"MSP-PODCAST_{number:04}_{utterance:04}.wav"
         soundfile.write(audio / name, _pcm16(waveform), SAMPLE_RATE, subtype="PCM_16")
-        row = (name, _emotion(drawn), *drawn.tolist(), number, speaker.gender, _split(number, speakers))
-        rows.append(row)
+        rows.append((name, _emotion(drawn), *drawn.tolist(), number, speaker.gender, splits[number - 1]))
     write_rows(folder / "Labels" / "labels_consensus.csv", LABEL_COLUMNS, rows)
 
 
@@ -217,15 +208,6 @@ def converse(stem: Path, speakers: Mapping[str, int], seed: int = 0, turns: int 
 
 def _rng(seed: int, *of: int) -> Generator:
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=of))
-
-
-def _split(number: int, speakers: int) -> str:
-    test = max(1, round(0.25 * speakers))
-    validation = max(1, round(0.1 * speakers))
-    train = speakers - test - validation
-    if number <= train:
-        return "Train"
-    return "Development" if number <= train + validation else "Test1"
 
 
 def _emotion(labels: NDArray[np.float64]) -> str:

@@ -100,7 +100,11 @@ def read_rows(
     Returns:
         Column -> cell of each row, as `plain_name` spells it, a path as it stands; blank lines are left out.
     """
-    text, separator = _text_and_separator(path)
+    as_csv = {".parquet": _parquet_as_csv, ".json": _json_as_csv}.get(path.suffix.lower())
+    text = as_csv(path) if as_csv else read_text(path)
+    separator = "," if as_csv else max(",;\t", key=text.lstrip("\r\n").partition("\n")[0].count)
+    if separator != ",":
+        _note(path, "separated by semicolons" if separator == ";" else "separated by tabs")
     lines = _lines(text, separator, path)
     _, first = next(lines, ("", []))
     header = _header(first, any_case, path)
@@ -127,17 +131,6 @@ def read_rows(
             for row in rows:
                 row[name] = row[name].removesuffix(".0")
     return rows
-
-
-def _text_and_separator(path: Path) -> tuple[str, str]:
-    as_csv = {".parquet": _parquet_as_csv, ".json": _json_as_csv}.get(path.suffix.lower())
-    if as_csv is not None:
-        return as_csv(path), ","
-    text = read_text(path)
-    separator = max(",;\t", key=text.lstrip("\r\n").partition("\n")[0].count)
-    if separator != ",":
-        _note(path, "separated by semicolons" if separator == ";" else "separated by tabs")
-    return text, separator
 
 
 @cache
@@ -219,12 +212,10 @@ def _check_columns(header: Sequence[str], required: Collection[str], read: Colle
 
 
 def read_vectors(path: Path, of: str = "utterance") -> Vectors:
-    """Read utterance -> vector (dim,), from any tool, or speaker -> vector.
+    """Read utterance, or speaker -> vector (dim,), from any tool.
 
-    Args:
-        path: .npz or .safetensors with an array for each, by its name; or else a table with the column `utterance` and
-            one column for each dimension, in the vector's order.
-        of: what has vectors: utterance or speaker.
+    An .npz or .safetensors has an array for each, by its name; a table a column of the names, called `utterance` or
+    `speaker`, and one for each dimension, in the vector's order.
     """
     vectors = _read_arrays(path) if path.suffix.lower() in {".npz", ".safetensors"} else _table_of_vectors(path, of)
     shapes = sorted({vector.shape for vector in vectors.values()})

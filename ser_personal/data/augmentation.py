@@ -77,19 +77,14 @@ class Augmentation:
             raise UserError("changes nothing", where="--data.augmentation", remedy=remedy)
 
     @cached_property
-    def noises(self) -> dict[Path, int]:
-        """Files of noise and their samples at 16 kHz; reading them finds a folder that can't be used."""
-        return _sounds(self.noise)
-
-    @cached_property
-    def responses(self) -> dict[Path, int]:
-        """Impulse responses and their samples at 16 kHz; reading them finds a folder that can't be used."""
-        return _sounds(self.reverberation)
+    def sounds(self) -> dict[str, dict[Path, int]]:
+        """Files of both folders and their samples at 16 kHz; reading them finds a folder that can't be used."""
+        return {"noise": _sounds(self.noise), "reverberation": _sounds(self.reverberation)}
 
     def settings(self) -> dict[str, Any]:
         """What the audio depends on: arguments as JSON has them, folders by what is in them."""
         arguments: dict[str, Any] = json.loads(json.dumps(asdict(self), default=str))
-        for name, sounds in {"noise": self.noises, "reverberation": self.responses}.items():
+        for name, sounds in self.sounds.items():
             if sounds:
                 folder = getattr(self, name)
                 named = (f"{path.relative_to(folder).as_posix()} {length}" for path, length in sounds.items())
@@ -106,17 +101,21 @@ class Augmentation:
             # at least one frame is left
             waveform = resample(waveform, min(_rate(rng.uniform(*self.speed)), len(waveform) * SAMPLE_RATE // WINDOW))
         if self.reverberation and rng.random() < self.prob:
-            path = list(self.responses)[rng.integers(len(self.responses))]
+            path, _ = self._draw("reverberation", rng)
             waveform = reverberate(waveform, decode(path, channel=0))
         if self.noise and rng.random() < self.prob:
-            path = list(self.noises)[rng.integers(len(self.noises))]
-            start = int(rng.integers(max(0, self.noises[path] - len(waveform)) + 1))
+            path, length = self._draw("noise", rng)
+            start = int(rng.integers(max(0, length - len(waveform)) + 1))
             waveform = add_noise(waveform, decode(path, start, len(waveform), channel=0), rng.uniform(*self.snr))
         if self.gain and rng.random() < self.prob:
             waveform = waveform * np.float32(10 ** (rng.uniform(*self.gain) / 20))
         if (self.time_mask or self.frequency_mask) and rng.random() < self.prob:
             waveform = self._masked(waveform, rng)
         return waveform
+
+    def _draw(self, folder: str, rng: Generator) -> tuple[Path, int]:
+        sounds = list(self.sounds[folder].items())
+        return sounds[rng.integers(len(sounds))]
 
     def _masked(self, waveform: NDArray[np.float32], rng: Generator) -> NDArray[np.float32]:
         window = torch.hann_window(WINDOW)

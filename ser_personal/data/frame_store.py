@@ -88,13 +88,7 @@ class FrameStore(ABC, Generic[Source]):
 
     @classmethod
     def create(cls, folder: str | Path, source: Source, trained_on: frozenset[str] = frozenset()) -> Self:
-        """Open a folder for writing; what an interrupted run of the same source wrote stays.
-
-        Args:
-            folder: new, or of an interrupted run.
-            source: what makes the arrays.
-            trained_on: hashes (`utterance_hashes`) of the utterances that the encoder was adapted or trained on.
-        """
+        """Open a folder for writing; what an interrupted run of the same source wrote stays."""
         meta = cls._read_meta(Path(folder))
         if meta is not None and meta.get("source") != asdict(source):
             what = f"holds {cls.contents} of another {cls.made_from}"
@@ -113,9 +107,7 @@ class FrameStore(ABC, Generic[Source]):
     def write(self, arrays: Mapping[str, NDArray[Any]], audio: Mapping[str, Utterance] | None = None) -> None:
         """Write a batch of utterances as one file; those that are stored already stay as they are.
 
-        Args:
-            arrays: utterance -> its ids (frames,), or its frames (frames, dim), at least one.
-            audio: utterance -> the audio that its array comes from, so that training notices when it changes.
+        Each has ids (frames,) or frames (frames, dim), at least one. By their audio, training notices when it changes.
         """
         new = {id_: np.ascontiguousarray(self._to_store(id_, arrays[id_])) for id_ in arrays if id_ not in self}
         if new:
