@@ -152,12 +152,14 @@ class Study:
     min_utterances: AtLeastTwo = 10
 
     def __post_init__(self) -> None:
-        if not self.recipes or not self.seeds:
-            raise UserError("has nothing to run", where="study", remedy="Add at least one recipe and one seed")
+        gap = self.personalization_gap
+        varied = [self.recipes, self.seeds, self.attributes, gap and gap.speakers]
+        if any(values is not None and not values for values in varied):
+            remedy = "Name at least one of recipes, seeds, attributes and numbers of speakers each"
+            raise UserError("has nothing to run", where="study", remedy=remedy)
         if self.jobs > 1 and self.devices > 1:
             what = f"{self.jobs} jobs of {self.devices} devices each would share them"
             raise UserError(what, where="jobs", remedy="Set jobs or devices to 1")
-        gap = self.personalization_gap
         recipes = [recipe.name for recipe in self.recipes]
         filled_in = [*DIMENSIONS, *OF_EACH_RUN, "corpus", "whole_corpus", FOLDS, GAP]
         _require_unique("recipe", recipes)

@@ -73,6 +73,7 @@ def test_contradictions_are_one_line():
         ({"recipes": (Recipe("../up"),)}, "'../up' can't name a recipe"),
         ({"baseline": "vanilla"}, "baseline: vanilla is no recipe of this study. Choose one of papt"),
         ({"seeds": ()}, "has nothing to run"),
+        ({"attributes": ()}, "has nothing to run"),
         ({"recipes": (Recipe("papt", arguments={"seed_everything": 7}),)}, "recipe papt: sets seed_everything"),
         ({"jobs": 2, "devices": 2}, "2 jobs of 2 devices each would share them"),
         ({"personalization_gap": GAP, "folds": 3}, "personalization_gap: excludes folds"),
