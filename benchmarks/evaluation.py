@@ -94,7 +94,7 @@ def one_pass(model: EmotionFineTuning, data: EmotionDataModule) -> Predictions:
     """Predictions and speaker vectors from one pass in batches of similar lengths."""
     predictions: Predictions = {}
     vectors: dict[str | None, list[Tensor]] = defaultdict(list)
-    for batch in data.split_dataloader("test1"):
+    for batch in data.share_dataloader("test1"):
         result = model(batch)
         predictions.update(zip(result["indices"].tolist(), result["predictions"], strict=True))
         for speaker_id, pooled in zip(result["speaker_ids"], result["pooled"], strict=True):

@@ -64,7 +64,7 @@ def _predictions(table: str, checkpoint: Path) -> bytes:
     trainer.datamodule = data  # type: ignore[attr-defined]
     collector = PredictionCollector()
     for split in data.corpus.splits.sets:
-        for batch in trainer.predict(model, data.split_dataloader(split)) or []:
+        for batch in trainer.predict(model, data.share_dataloader(split)) or []:
             collector.keep(trainer, model, batch)
     collected = collector.take_collected(trainer)
     assert collected is not None, "more than one process"

@@ -25,6 +25,7 @@ from ser_personal.corpus.base import Corpus
 from ser_personal.corpus.csv_corpus import open_corpus
 from ser_personal.corpus.splits import canonical_split, canonical_splits, grouped, known_speakers, require_split
 from ser_personal.data.dataset import UtteranceDataset, WholeUtterances, collate, samples_of
+from ser_personal.data.frame_store import FeatureCache
 from ser_personal.data.resumable_loader import Batch, BucketBatchSampler, ExampleKey, GivenBatches, SpeechLoader
 from ser_personal.data.speaker_features import SpeakerFeatures, SpeakerFeatureSource
 from ser_personal.errors import UserError, require_range
@@ -167,14 +168,19 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
         return None if self.speaker_features is None else self.speaker_features.of(speaker_ids)
 
     @property
-    def frame_source(self) -> FeatureSource | None:
-        """What made the frames that batches hold instead of audio; None where they hold audio."""
+    def cache(self) -> FeatureCache | None:
+        """The frames that batches hold instead of audio; None where they hold audio."""
         return None
 
     @property
+    def frame_source(self) -> FeatureSource | None:
+        """What made the frames of `cache`."""
+        return None if self.cache is None else self.cache.source
+
+    @property
     def frames_trained_on(self) -> frozenset[str]:
-        """Hashes (`utterance_hashes`) of the utterances that the encoder of these frames was adapted or trained on."""
-        return frozenset()
+        """Hashes (`utterance_hashes`) of the utterances that the encoder of `cache` was adapted or trained on."""
+        return frozenset() if self.cache is None else self.cache.trained_on
 
     def training_audio(self, limit: int) -> Iterator[NDArray[np.float32]]:
         """Decode at most `limit` training waveforms (samples,), spread evenly over the set, the same on every rank."""

@@ -27,7 +27,7 @@ from ser_personal.data.resumable_loader import SpeechLoader
 from ser_personal.data.speaker_features import SpeakerNormalization
 from ser_personal.errors import UserError, require_one_of
 from ser_personal.files import content_hash
-from ser_personal.types import ATTRIBUTES, EmotionBatch, FeatureSource, Utterance
+from ser_personal.types import ATTRIBUTES, EmotionBatch, Utterance
 
 Target = Literal["attributes", "emotion"]
 # a smaller one has neither a CCC nor batch statistics
@@ -204,19 +204,13 @@ class EmotionDataModule(SpeechDataModule[EmotionBatch]):
 
     @override
     def val_dataloader(self) -> SpeechLoader[EmotionBatch]:
-        return self.split_dataloader("validation")
+        return self.eval_loader(self.indices_of(["validation"]))
 
     @override
     def test_dataloader(self) -> SpeechLoader[EmotionBatch]:
         return self.eval_loader(self.indices_of(self.tested_splits))
 
-    @override
-    def predict_dataloader(self) -> SpeechLoader[EmotionBatch]:
-        return self.test_dataloader()
-
-    def split_dataloader(self, split: str) -> SpeechLoader[EmotionBatch]:
-        """Load any split, longest utterance first."""
-        return self.eval_loader(self.indices_of([split]))
+    predict_dataloader = test_dataloader
 
     def share_dataloader(self, split: str) -> SpeechLoader[EmotionBatch]:
         """Load this device's share of any split, without the batches that are repeated to even shares."""
@@ -261,19 +255,9 @@ class CachedEmotionDataModule(EmotionDataModule):
         self._cache_folder, self.normalize_speakers = cache, normalize_speakers
 
     @cached_property
+    @override
     def cache(self) -> FeatureCache:
-        """The frames of the corpus."""
         return FeatureCache.load(self._cache_folder)
-
-    @property
-    @override
-    def frame_source(self) -> FeatureSource:
-        return self.cache.source
-
-    @property
-    @override
-    def frames_trained_on(self) -> frozenset[str]:
-        return self.cache.trained_on
 
     @cached_property
     @override
@@ -309,5 +293,5 @@ class CachedEmotionDataModule(EmotionDataModule):
 
     @override
     def sources(self) -> dict[str, Any]:
-        made_by = {f"cache.{name}": value for name, value in asdict(self.frame_source).items()}
+        made_by = {f"cache.{name}": value for name, value in asdict(self.cache.source).items()}
         return {**made_by, "normalize_speakers": self.normalize_speakers}

@@ -60,6 +60,7 @@ class FrameStore(ABC, Generic[Source]):
         self.folder, self.source = Path(folder), source
         # hashes (`utterance_hashes`) of the utterances that the encoder was adapted or trained on
         self.trained_on: frozenset[str] = frozenset()
+        self._finished = False
         self._file_of: dict[str, Path] = {}
         self._frames_of: dict[str, int] = {}
         self._audio_of: dict[str, str] = {}
@@ -88,21 +89,17 @@ class FrameStore(ABC, Generic[Source]):
 
     @classmethod
     def create(cls, folder: str | Path, source: Source, trained_on: frozenset[str] = frozenset()) -> Self:
-        """Open a folder for writing; what an interrupted run of the same source wrote stays."""
+        """Open a folder for writing; what an earlier run of the same source wrote stays."""
         meta = cls._read_meta(Path(folder))
         if meta is not None and meta.get("source") != asdict(source):
             what = f"holds {cls.contents} of another {cls.made_from}"
             raise UserError(what, where=folder, remedy="Give another folder, or delete this one")
         store = cls(folder, source)
         store.trained_on = trained_on
-        store._declare(finished=False)
+        store._finished = meta is not None and meta.get("finished") is True
+        if not store._finished:
+            store._declare(finished=False)
         return store
-
-    @classmethod
-    def is_complete(cls, folder: str | Path, source: Source) -> bool:
-        """Whether a folder holds all arrays of this source."""
-        meta = cls._read_meta(Path(folder))
-        return meta is not None and meta.get("finished") is True and meta.get("source") == asdict(source)
 
     def write(self, arrays: Mapping[str, NDArray[Any]], audio: Mapping[str, Utterance] | None = None) -> None:
         """Write a batch of utterances as one file; those that are stored already stay as they are.
@@ -111,6 +108,8 @@ class FrameStore(ABC, Generic[Source]):
         """
         new = {id_: np.ascontiguousarray(self._to_store(id_, arrays[id_])) for id_ in arrays if id_ not in self}
         if new:
+            if self._finished:
+                self._declare(finished=False)
             path = self.folder / BATCHES.replace("*", content_hash(*new))
             # One entry: safetensors writes several in an order that changes from run to run.
             metadata = {"audio": json.dumps({id_: audio_key(audio[id_]) for id_ in new})} if audio else None
@@ -186,6 +185,7 @@ class FrameStore(ABC, Generic[Source]):
             raise self._damaged(f"not arrays of utterances ({str(error).splitlines()[0]})", path) from error
 
     def _declare(self, *, finished: bool) -> None:
+        self._finished = finished
         meta = {
             "format_version": FORMAT_VERSION,
             "finished": finished,
@@ -233,9 +233,8 @@ class PseudoLabels(FrameStore[PseudoLabelSource]):
     contents, command, made_from = "pseudo-labels", "`ser kmeans`", "teacher or codebook"
 
     def __init__(self, folder: str | Path, source: PseudoLabelSource) -> None:
-        if not 1 <= source.num_clusters <= MAX_CLUSTERS:
-            what = f"{source.num_clusters} clusters don't fit two bytes per frame"
-            raise UserError(what, where=folder, remedy=f"Ask for 1 to {MAX_CLUSTERS} clusters")
+        # ids are stored in two bytes
+        require_range("num_clusters", source.num_clusters, 1, MAX_CLUSTERS)
         super().__init__(folder, source)
 
     @override

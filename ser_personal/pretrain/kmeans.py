@@ -154,10 +154,7 @@ def kmeans(
             raise UserError(what, where="codebook", remedy="Give the teacher and the teacher_layer it was fitted on")
         return nearest_centroid(frames, centroids(frames.device)).cpu().numpy()
 
-    if PseudoLabels.is_complete(out, source):
-        PseudoLabels.load(out).refuse_changed(data.utterances[index] for index in data.used_indices)
-    else:
-        fill(PseudoLabels.create(out, source), data, teacher, pseudo_labels, **on)
+    fill(PseudoLabels.create(out, source), data, teacher, pseudo_labels, **on)
     rank_zero_only(_report)(out)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 from itertools import chain
 from typing import Any, Literal
 
@@ -168,20 +169,22 @@ def fill(
 
     Batches with an utterance that isn't stored stay whole, since a network's rounding depends on the batch.
     """
-    utterances, batches = data.utterances, data.batches()
-    ids = [utterance.utterance_id for utterance in utterances]
+    batches = data.batches()
+    audio = {data.utterances[index].utterance_id: data.utterances[index] for index in chain(*batches)}
 
     def left() -> list[list[int]]:
-        store.refuse_changed(utterances[index] for index in chain(*batches))
-        return [batch for batch in batches if not all(ids[index] in store for index in batch)]
+        store.refuse_changed(audio.values())
+        return [batch for batch in batches if any(data.utterances[index].utterance_id not in store for index in batch)]
 
     def take(frames: dict[int, Tensor]) -> None:
-        arrays = {ids[index]: to_array(of_one) for index, of_one in frames.items()}
-        store.write(arrays, {ids[index]: utterances[index] for index in frames})
+        store.write({data.utterances[i].utterance_id: to_array(of_one) for i, of_one in frames.items()}, audio)
 
-    def finish() -> None:
-        type(store).create(store.folder, store.source, store.trained_on).finish(ids[index] for index in chain(*batches))
-
+    if all(utterance_id in store for utterance_id in audio):
+        store.refuse_changed(audio.values())
+        store.finish()
+        return
     trainer = TeacherPass(data, lambda trainer: on_first_process(trainer, left), network, take).run(**devices)
     trainer.strategy.barrier("arrays written")
-    on_first_process(trainer, finish)
+    # opened again, for what other processes wrote
+    written = partial(type(store).create, store.folder, store.source, store.trained_on)
+    on_first_process(trainer, lambda: written().finish(audio))

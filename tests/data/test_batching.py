@@ -133,4 +133,4 @@ def test_every_epoch_is_shuffled_anew_and_a_resumed_run_sees_what_was_left(corpu
 
 def test_mistake_in_a_worker_arrives_as_one_line(corpus, tmp_path):
     corpus.utterances = [replace(each, path=tmp_path / each.path.name) for each in corpus.utterances]
-    refused(r"^\S*u33\.wav: no such audio file\. \S.*$", list, data(corpus, 1).split_dataloader("test2"))
+    refused(r"^\S*u33\.wav: no such audio file\. \S.*$", list, data(corpus, 1).share_dataloader("test2"))

@@ -33,7 +33,7 @@ def test_emotion_sets(corpus_folder, caplog):
     assert sorted(indices(datamodule.train_dataloader())) == list(range(24))
     assert sorted(indices(datamodule.val_dataloader())) == list(range(26, 30))
     assert sorted(indices(datamodule.test_dataloader())) == list(range(30, 34))
-    assert indices(datamodule.split_dataloader("train")) == list(range(23, -1, -1))
+    assert indices(datamodule.share_dataloader("train")) == list(range(23, -1, -1))
     batch = next(iter(datamodule.train_dataloader()))
     for row, index in enumerate(batch["indices"].tolist()):
         assert batch["speaker_ids"][row] == datamodule.utterances[index].speaker_id
@@ -101,7 +101,7 @@ def test_a_step_is_of_as_many_utterances_on_any_number_of_devices(corpus_folder)
     for devices, a_device in ((1, 8), (4, 2)):
         data = on_rank(corpus_folder, world_size=devices, max_batch=8)
         assert {len(batch) for batch in data.train_dataloader().batch_sampler.plan(0)} == {a_device}
-        assert max(len(batch) for batch in data.split_dataloader("train").batch_sampler.plan(0)) == 8
+        assert max(len(batch) for batch in data.share_dataloader("train").batch_sampler.plan(0)) == 8
     for devices in (9, 25):
         data = on_rank(corpus_folder, world_size=devices, max_batch=8)
         refused(f"{devices} processes for 24 training utterances in batches of 8", data.train_dataloader)

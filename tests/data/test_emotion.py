@@ -79,7 +79,7 @@ def test_speakers_are_normalised_by_their_own_frames(corpus, cache_folder):
         frames_of.setdefault(utterance.speaker_id, []).append(cache[utterance.utterance_id].astype(np.float64))
     training = np.concatenate([cache[data.utterances[i].utterance_id].astype(np.float64) for i in data.train_indices])
     for split in ("train", "validation"):
-        for batch in data.split_dataloader(split):
+        for batch in data.share_dataloader(split):
             for row, index in enumerate(batch["indices"].tolist()):
                 speaker, frames = batch["speaker_ids"][row], batch["features"][row, : batch["num_frames"][row]]
                 own = training if speaker is None else np.concatenate(frames_of[speaker])
@@ -165,14 +165,14 @@ def test_batches_carry_features_of_speakers(corpus, tmp_path):
     path.write_text("\n".join(["speaker,a,b", *(f"{speaker},{row},{-row}" for row, speaker in enumerate(ids))]))
     source = SpeakerVectorFile(str(path))
     loaded = EmotionDataModule(corpus, num_workers=0, known_speakers_only=False, speaker_features=source)
-    batch = next(iter(loaded.split_dataloader("train")))
+    batch = next(iter(loaded.share_dataloader("train")))
     wanted = [[np.nan] * 2 if id_ is None else [ids.index(id_), -ids.index(id_)] for id_ in batch["speaker_ids"]]
     np.testing.assert_array_equal(batch["speaker_features"], wanted)
-    assert "speaker_features" not in next(iter(EmotionDataModule(corpus, num_workers=0).split_dataloader("train")))
+    assert "speaker_features" not in next(iter(EmotionDataModule(corpus, num_workers=0).share_dataloader("train")))
     features = source.read([])
     refused(r"speakers\.csv: no features of speaker bela and 1 other\. Make them", features.of, ["dora", "bela", "s1"])
     path.write_text("\n".join(path.read_text().splitlines()[:3]))
     without = EmotionDataModule(corpus, num_workers=0, speaker_features=source)
-    refused("no features of speaker", without.split_dataloader, "train")
+    refused("no features of speaker", without.share_dataloader, "train")
     path.write_text("speaker,a\nx,nan\n")
     refused(r"speakers\.csv: a value of speaker x isn't a finite number", source.read, [])

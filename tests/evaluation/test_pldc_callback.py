@@ -41,7 +41,7 @@ def run_test(folder, corpus, checkpoint, **data):
 
 
 def predict(module, data, split, folder):
-    outputs = trainer(folder).predict(module, dataloaders=data.split_dataloader(split))
+    outputs = trainer(folder).predict(module, dataloaders=data.share_dataloader(split))
     names = ("indices", "pooled", "predictions", "labels")
     joined = {name: torch.cat([out[name] for out in outputs]).numpy() for name in names}
     return SimpleNamespace(**joined, speaker_ids=[id_ for out in outputs for id_ in out["speaker_ids"]])
@@ -302,7 +302,7 @@ def test_loaders_alone_and_a_model_without_attributes_are_refused(synthetic_corp
     data, running = emotion_data(synthetic_corpus), trainer(tmp_path, max_epochs=1, callbacks=[PLDCCallback()])
     test, module = partial(running.test, verbose=False), finetuning()
     line = "PLDCCallback: needs the datamodule: dataloaders alone don't name .*datamodule=EmotionDataModule"
-    refused(line, test, finetuning(), dataloaders=data.split_dataloader("test1"))
+    refused(line, test, finetuning(), dataloaders=data.share_dataloader("test1"))
     running.fit(module, datamodule=data)
     refused(line, test, module, dataloaders=emotion_data(synthetic_corpus).test_dataloader())
     line = r"BoringModel predicts no emotion attributes.*--config configs/finetune\.yaml"
