@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from math import isnan
@@ -17,11 +17,10 @@ from ser_personal.corpus.base import Corpus  # jsonargparse resolves it at run t
 from ser_personal.corpus.csv_corpus import CSVCorpus, open_corpus, write_corpus
 from ser_personal.corpus.splits import (
     SpeakerSplits,
+    by_speaker,
     by_split,
     canonical_split,
     first_few,
-    grouped,
-    in_order_of_ids,
     known_speakers,
     require_split,
 )
@@ -45,11 +44,12 @@ def leave_speakers_out(
         what = f"{folds} folds with {validation_folds} for validation leave one of the three sets empty"
         raise UserError(what, where="folds", remedy="Ask for a validation fold, and for two folds more than those")
     fold_of = _deal(utterances, folds, seed)
+    known = [each for each in utterances if each.speaker_id in fold_of]
+    # of the fold that is tested, the next one, ...
+    names = ["test1", *["validation"] * validation_folds, *["train"] * (folds - validation_folds - 1)]
     assignments = []
     for tested in range(folds):
-        names = {(tested + ahead) % folds: "validation" for ahead in range(1, validation_folds + 1)} | {tested: "test1"}
-        known = (each for each in utterances if each.speaker_id in fold_of)
-        renamed = (replace(each, split=names.get(fold_of[each.speaker_id], "train")) for each in known)
+        renamed = (replace(each, split=names[(fold_of[each.speaker_id] - tested) % folds]) for each in known)
         assignments.append(SpeakerSplits.from_utterances(renamed))
     return assignments
 
@@ -77,16 +77,14 @@ def folds(
     refuse_existing(*tables, replace=replace)
     opened = open_corpus(corpus)
     folds_of = leave_speakers_out(opened.utterances, count, validation_folds=validation_folds, seed=seed)
-    _write(zip(tables, folds_of, strict=True), opened.scale)
+    _write(dict(zip(tables, folds_of, strict=True)), opened.scale)
 
 
-def _write(tables: Iterable[tuple[Path, SpeakerSplits]], scale: tuple[float, float]) -> None:
-    paths = []
-    for path, splits in tables:
+def _write(tables: Mapping[Path, SpeakerSplits], scale: tuple[float, float]) -> None:
+    for path, splits in tables.items():
         write_corpus(chain(*splits.sets.values()), path)
-        paths.append(str(path))
-    print(f"written: {first_few(paths)}")
-    if scale != CSVCorpus(paths[-1]).scale:
+    print(f"written: {first_few([*map(str, tables)])}")
+    if scale != CSVCorpus("").scale:
         logger.warning("a table doesn't hold the scale of its labels, so give %g to %g with each", *scale)
 
 
@@ -101,9 +99,8 @@ def _deal(utterances: Sequence[Utterance], folds: int, seed: int) -> dict[str | 
         raise UserError(what, where="folds", remedy="Ask for at most as many folds as there are speakers")
     by_id = sorted(utterances, key=lambda utterance: utterance.utterance_id, reverse=True)
     gender = {utterance.speaker_id: utterance.gender for utterance in by_id if utterance.gender is not None}
-    shuffled = np.random.default_rng(seed).permutation(len(speakers))
-    order = sorted(shuffled.tolist(), key=lambda number: gender.get(speakers[number], ""))
-    return {speakers[number]: turn % folds for turn, number in enumerate(order)}
+    shuffled = np.random.default_rng(seed).permutation(speakers).tolist()
+    return {name: turn % folds for turn, name in enumerate(sorted(shuffled, key=lambda name: gender.get(name, "")))}
 
 
 # whether the test speakers are among the training speakers, with other utterances
@@ -145,32 +142,31 @@ def personalization_gap(
     sets = by_split(usable)
     for name in ("train", "validation", test_split):
         require_split(name, sets)
-    of_speaker = _by_speaker(sets[test_split])
-    able = sorted((name for name in of_speaker if len(of_speaker[name]) > 1), key=lambda name: -len(of_speaker[name]))
+    able = sorted((said for said in by_speaker(sets[test_split]).values() if len(said) > 1), key=len, reverse=True)
     if not able or len(able) < (evaluation_speakers or 1):
         what = f"has {len(able)} speakers with two utterances, {evaluation_speakers or 1} are to be evaluated"
         remedy = "Ask for fewer evaluation speakers, or take another test set"
         raise UserError(what, where=f"split {test_split}", remedy=remedy)
-    own, evaluation = {}, []
-    for name in able[:evaluation_speakers]:
-        first = min(max(1, round(share * len(of_speaker[name]))), len(of_speaker[name]) - 1)
-        own[name] = [replace(utterance, split="train") for utterance in of_speaker[name][:first]]
-        evaluation += of_speaker[name][first:]
-    others = _by_speaker(each for each in sets["train"] if each.speaker_id not in own)
+    own, evaluation = [], []
+    for said in able[:evaluation_speakers]:
+        first = min(max(1, round(share * len(said))), len(said) - 1)
+        own.append([replace(utterance, split="train") for utterance in said[:first]])
+        evaluation += said[first:]
+    evaluated = known_speakers(evaluation)
+    others = by_speaker(each for each in sets["train"] if each.speaker_id not in evaluated)
     if not speakers or not all(len(own) <= number <= len(others) for number in speakers):
         what = f"{speakers} training speakers, where {len(own)} are evaluated and the training set has {len(others)}"
         remedy = f"Give numbers from {len(own)} to {len(others)}; fewer evaluation speakers allow smaller ones"
         raise UserError(what, where="speakers", remedy=remedy)
-    order = np.random.default_rng(seed).permutation(sorted(others)).tolist()
+    shuffled = [others[name] for name in np.random.default_rng(seed).permutation([*others]).tolist()]
     corpora = {}
     for number in speakers:
-        dependent = own | {name: others[name] for name in order[: number - len(own)]}
-        independent = {name: others[name] for name in order[:number]}
-        size = min(sum(map(len, training.values())) for training in (dependent, independent))
-        for index, training in enumerate((dependent, independent)):
-            thinned = _thin(training, size, np.random.default_rng([seed, number, index]))
-            corpora[number, SIDES[index]] = SpeakerSplits.from_utterances(
-                [*thinned, *sets["validation"], *evaluation], [test_split] if training is dependent else []
+        sides = [*chain(*own, *shuffled[: number - len(own)])], [*chain(*shuffled[:number])]
+        size = min(map(len, sides))
+        for index, side in enumerate(SIDES):
+            thinned = _thin(sides[index], size, np.random.default_rng([seed, number, index]))
+            corpora[number, side] = SpeakerSplits.from_utterances(
+                [*thinned, *sets["validation"], *evaluation], [test_split] if side == "dependent" else []
             )
     return corpora
 
@@ -191,18 +187,12 @@ def gap(
     refuse_existing(*tables.values(), replace=replace)
     opened = open_corpus(corpus)
     corpora = personalization_gap(opened.utterances, speakers, **options)
-    _write(((path, corpora[side]) for side, path in tables.items()), opened.scale)
+    _write({path: corpora[side] for side, path in tables.items()}, opened.scale)
 
 
-def _by_speaker(utterances: Iterable[Utterance]) -> dict[str, list[Utterance]]:
-    return dict(sorted(grouped((str(each.speaker_id), each) for each in in_order_of_ids(utterances)).items()))
-
-
-def _thin(of_speaker: Mapping[str, list[Utterance]], size: int, rng: np.random.Generator) -> list[Utterance]:
+def _thin(everyone: Sequence[Utterance], size: int, rng: np.random.Generator) -> list[Utterance]:
     # by chance, one of each speaker at least; in the order of their ids
-    everyone = [utterance for own in of_speaker.values() for utterance in own]
     shuffled = [everyone[index] for index in rng.permutation(len(everyone))]
     first = {utterance.speaker_id: utterance for utterance in reversed(shuffled)}
-    rest = [utterance for utterance in shuffled if first[utterance.speaker_id] is not utterance]
-    chosen = [*first.values(), *rest][:size]
+    chosen = sorted(shuffled, key=lambda utterance: first[utterance.speaker_id] is not utterance)[:size]
     return sorted(chosen, key=lambda utterance: utterance.utterance_id)

@@ -95,9 +95,14 @@ def known_speakers(utterances: Iterable[Utterance]) -> set[str]:
     return {utterance.speaker_id for utterance in utterances if utterance.speaker_id is not None}
 
 
-def in_order_of_ids(utterances: Iterable[Utterance]) -> list[Utterance]:
-    """Sort by ids, numbers in them by value: m_2.000 before m_10.000, as segments of a recording follow each other."""
-    return sorted(utterances, key=lambda utterance: (by_numbers(utterance.utterance_id), utterance.utterance_id))
+def by_speaker(utterances: Iterable[Utterance]) -> dict[str, list[Utterance]]:
+    """Gather the utterances of each known speaker, speakers sorted, in the order of their ids.
+
+    Numbers count by value: m_2.000 is before m_10.000, as segments of a recording follow each other.
+    """
+    ordered = sorted(utterances, key=lambda utterance: (by_numbers(utterance.utterance_id), utterance.utterance_id))
+    own = grouped((each.speaker_id, each) for each in ordered if each.speaker_id is not None)
+    return dict(sorted(own.items()))
 
 
 def cut_adaptation(utterances: Sequence[Utterance], name: str, seconds: float = 200.0) -> list[Utterance]:
@@ -110,9 +115,8 @@ def cut_adaptation(utterances: Sequence[Utterance], name: str, seconds: float = 
     """
     sets = by_split(utterances)
     require_split(name, sets)
-    measured = [each for each in in_order_of_ids(sets[name]) if each.speaker_id is not None and not isnan(each.seconds)]
     adaptation = set()
-    for own in grouped((each.speaker_id, each) for each in measured).values():
+    for own in by_speaker(each for each in sets[name] if not isnan(each.seconds)).values():
         totals = list(accumulate(utterance.seconds for utterance in own))
         room = min(seconds, totals[-1] / 2)
         adaptation |= {each.utterance_id for each, total in zip(own, totals, strict=True) if total <= room}
