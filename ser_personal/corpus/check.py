@@ -62,14 +62,11 @@ class Problem(NamedTuple):
     detail: str = ""
     left_out: str | None = None  # id of the utterance that can't be used for it
 
-    def __str__(self) -> str:
-        return f"{self.where} ({self.detail})" if self.detail else self.where
-
 
 class Sound(NamedTuple):
-    """An utterance's audio; seconds are NaN where its header can't be read."""
+    """An utterance's audio."""
 
-    seconds: float
+    seconds: float  # NaN where the header can't be read
     problems: Sequence[Problem]
     content: str | None = None  # hash of the samples; None where they can't be used or weren't decoded
 
@@ -180,14 +177,14 @@ def _set_problems(utterances: Sequence[Utterance], allow_overlap: Sequence[str])
             labels = {label for each in sets[name] if not isnan(label := each.labels.get(attribute, nan))}
             if len(labels) == 1:
                 yield Problem(ONE_LABEL, attribute)
-    others = {name for name in sets if not name.startswith("test")} - {"train", "validation"}
-    yield from (Problem(OTHER_SPLIT, name) for name in sorted(others))
+    others = sets.keys() - {"train", "validation"}
+    yield from (Problem(OTHER_SPLIT, name) for name in sorted(others) if not name.startswith("test"))
     for name, speakers in shared_speakers(sets).items():
         if name not in allow_overlap:
             yield from (Problem(SHARED_SPEAKER, speaker, name) for speaker in speakers)
-    sets.pop("train", None)
     for name, speakers in shared_speakers(sets, of="validation").items():
-        yield from (Problem(VALIDATION_SPEAKER, speaker, name) for speaker in speakers)
+        if name in others:
+            yield from (Problem(VALIDATION_SPEAKER, speaker, name) for speaker in speakers)
 
 
 def _label_problems(utterances: Sequence[Utterance], scale: tuple[float, float]) -> Iterator[Problem]:
@@ -207,8 +204,7 @@ def _same_sounds(utterances: Sequence[Utterance], sounds: Sequence[Sound]) -> It
         if content is not None and len(group) > 1:
             splits = {utterance.split for utterance in group}
             kind = LEAKED_AUDIO if "train" in splits and len(splits) > 1 else SAME_AUDIO
-            names = [f"{utterance.utterance_id} in {utterance.split}" for utterance in group]
-            yield Problem(kind, str(group[0].path), first_few(names))
+            yield Problem(kind, str(group[0].path), _placed(group))
 
 
 def _overlapping(utterances: Sequence[Utterance]) -> Iterator[Problem]:
@@ -218,9 +214,12 @@ def _overlapping(utterances: Sequence[Utterance]) -> Iterator[Problem]:
             start, trains = each.start or 0.0, each.split == "train"
             end, other = last.get(not trains, (0.0, each))
             if end - start > OVERLAP:
-                names = [f"{utterance.utterance_id} in {utterance.split}" for utterance in (other, each)]
-                yield Problem(LEAKED_AUDIO, str(path), ", ".join(names))
+                yield Problem(LEAKED_AUDIO, str(path), _placed([other, each]))
             last[trains] = max(last.get(trains, (0.0, each)), (start + each.seconds, each), key=lambda ended: ended[0])
+
+
+def _placed(utterances: Sequence[Utterance]) -> str:
+    return first_few([f"{utterance.utterance_id} in {utterance.split}" for utterance in utterances])
 
 
 def _range(values: pd.Series[float]) -> str:
@@ -228,25 +227,22 @@ def _range(values: pd.Series[float]) -> str:
 
 
 def _show(utterances: Sequence[Utterance], console: Console) -> None:
-    values = ["seconds", *ATTRIBUTES]
-    rows = [
-        (each.split, each.speaker_id, each.seconds, *(each.labels.get(name, nan) for name in ATTRIBUTES))
-        for each in utterances
-    ]
-    splits = pd.DataFrame(rows, columns=["split", "speaker", *values]).groupby("split")
+    columns = ["split", "speaker_id", "seconds", *ATTRIBUTES]
+    splits = pd.DataFrame([vars(each) | each.labels for each in utterances], columns=columns).groupby("split")
     contents = {
         "utterances": splits.size(),
         # audio whose header can't be read doesn't count
         "hours": splits["seconds"].sum() / 3600,
-        "speakers": splits["speaker"].nunique(),
-        "of unknown speakers": splits.size() - splits["speaker"].count(),
+        "speakers": splits["speaker_id"].nunique(),
+        "of unknown speakers": splits.size() - splits["speaker_id"].count(),
     }
-    for table in (pd.DataFrame(contents).round(2), splits[values].agg(_range)):
+    for table in (pd.DataFrame(contents).round(2), splits[columns[2:]].agg(_range)):
         console.print(table.to_string(), soft_wrap=True, markup=False, highlight=False)
 
 
 def _print(problems: Iterable[Problem], console: Console) -> None:
     fatal_first = sorted(problems, key=lambda problem: not problem.kind.fatal)
-    for kind, group in grouped((problem.kind, str(problem)) for problem in fatal_first).items():
+    for kind, group in grouped((problem.kind, problem) for problem in fatal_first).items():
         label = "[red]error[/red]" if kind.fatal else "[yellow]note[/yellow]"
-        console.print(f"{label}: {kind.title} ({len(group):,}): {escape(first_few(group))}", soft_wrap=True)
+        named = first_few([f"{where} ({detail})" if detail else where for _, where, detail, _ in group])
+        console.print(f"{label}: {kind.title} ({len(group):,}): {escape(named)}", soft_wrap=True)
