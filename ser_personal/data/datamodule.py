@@ -194,8 +194,7 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
 
     def length_of(self, utterance: Utterance) -> int:
         """How much of an utterance a batch holds, in samples."""
-        length: int = min(samples_of(utterance), self.max_samples)
-        return length
+        return int(min(samples_of(utterance), self.max_samples))
 
     def longest_of(self, utterance: Utterance) -> int:
         """How much of an utterance a training batch holds at most, in samples."""
@@ -259,8 +258,7 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
         rank_zero_info(
             f"a step: {step} on average over all devices ({processes}); an epoch: {len(sampler)} batches on each"
         )
-        repeated = len(sampler) * processes - len(plan)
-        if repeated:
+        if repeated := len(sampler) * processes - len(plan):
             even = f"so that {processes} processes have equally many"
             rank_zero_info(f"{repeated} batches of an epoch are trained on twice, {even}")
 

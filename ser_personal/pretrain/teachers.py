@@ -12,6 +12,7 @@ from jsonargparse.typing import PositiveInt
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from typing_extensions import override
@@ -181,7 +182,7 @@ def fill(
 
     if all(utterance_id in store for utterance_id in audio):
         store.refuse_changed(audio.values())
-        store.finish()
+        rank_zero_only(store.finish)()
         return
     trainer = TeacherPass(data, lambda trainer: on_first_process(trainer, left), network, take).run(**devices)
     trainer.strategy.barrier("arrays written")
