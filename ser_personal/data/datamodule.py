@@ -9,7 +9,7 @@ from functools import cached_property, partial
 from itertools import chain
 from math import isnan
 from pathlib import Path
-from typing import Any, Generic, cast
+from typing import Any, Generic
 
 import numpy as np
 import torch
@@ -190,11 +190,17 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
 
     def waveform_of(self, index: int) -> NDArray[np.float32]:
         """Decode the utterance at a position in `utterances`, -> (samples,)."""
-        return cast("NDArray[np.float32]", self.dataset[ExampleKey(index)].waveform)
+        waveform = self.dataset[ExampleKey(index)].waveform
+        if waveform is None:
+            what = "batches hold cached features, not audio"
+            remedy = "Give --model.encoder CachedFeatures beside it, or --data EmotionDataModule"
+            raise UserError(what, where=f"--data {type(self).__name__}", remedy=remedy)
+        return waveform
 
     def length_of(self, utterance: Utterance) -> int:
         """How much of an utterance a batch holds, in samples."""
-        return int(min(samples_of(utterance), self.max_samples))
+        length: int = min(samples_of(utterance), self.max_samples)
+        return length
 
     def longest_of(self, utterance: Utterance) -> int:
         """How much of an utterance a training batch holds at most, in samples."""

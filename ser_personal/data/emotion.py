@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from math import isnan, nan
 from typing import Any, Literal
 
-import numpy as np
 from jsonargparse.typing import NonNegativeInt
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
-from numpy.typing import NDArray
 from typing_extensions import override
 
 from ser_personal.audio import SAMPLE_RATE
@@ -284,12 +282,6 @@ class CachedEmotionDataModule(EmotionDataModule):
     @override
     def refuse_unusable(self, utterances: Sequence[Utterance], split: str) -> None:
         self.cache.check(utterances)
-
-    @override
-    def training_audio(self, limit: int) -> Iterator[NDArray[np.float32]]:
-        what = "batches hold cached features, not audio"
-        remedy = "Give --model.encoder CachedFeatures beside it, or --data EmotionDataModule"
-        raise UserError(what, where="--data CachedEmotionDataModule", remedy=remedy)
 
     @override
     def sources(self) -> dict[str, Any]:

@@ -81,7 +81,7 @@ class FrameStore(ABC, Generic[Source]):
         try:
             store = cls(folder, cls.source_type(**meta["source"]))
             store.trained_on = unpack_hashes(meta["trained_on"])
-        except (KeyError, TypeError) as error:
+        except (KeyError, OverflowError, TypeError) as error:
             raise cls._damaged(f"{META} doesn't say what made them", folder) from error
         if len(store) != meta.get("utterances"):
             raise cls._damaged(f"{len(store)} of {meta.get('utterances')} utterances are there", folder)
@@ -224,6 +224,10 @@ class PseudoLabelSource:
     teacher_layer: int | None = None  # 1-based, None where the teacher has no layers
     frame_rate: int = FRAME_RATE  # frames a second
 
+    def __post_init__(self) -> None:
+        # ids are stored in two bytes
+        require_range("num_clusters", self.num_clusters, 1, MAX_CLUSTERS)
+
 
 class PseudoLabels(FrameStore[PseudoLabelSource]):
     """The k-means ids of a corpus: `labels[utterance_id]` is (frames,) uint16."""
@@ -231,11 +235,6 @@ class PseudoLabels(FrameStore[PseudoLabelSource]):
     source_type = PseudoLabelSource
     dtype = "U16"
     contents, command, made_from = "pseudo-labels", "`ser kmeans`", "teacher or codebook"
-
-    def __init__(self, folder: str | Path, source: PseudoLabelSource) -> None:
-        # ids are stored in two bytes
-        require_range("num_clusters", source.num_clusters, 1, MAX_CLUSTERS)
-        super().__init__(folder, source)
 
     @override
     def check(self, utterances: Sequence[Utterance]) -> None:
