@@ -109,8 +109,7 @@ def lengths_of(paths: Iterable[Path], label_file: Path) -> dict[Path, int]:
     unique = list(dict.fromkeys(paths))
     # a container's user may have no home
     folder = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "ser_personal"  # noqa: PTH111
-    name = content_hash(os.fsencode(label_file.absolute()).hex())
-    cache = folder / f"headers-{HEADERS_VERSION}-{name}.json"
+    cache = folder / f"headers-{HEADERS_VERSION}-{content_hash(os.fsencode(label_file.absolute()).hex())}.json"
     cached: dict[str, int] = {}
     if len(unique) > FEW:
         with suppress(OSError, ValueError):

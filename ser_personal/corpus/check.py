@@ -174,8 +174,7 @@ def _set_problems(utterances: Sequence[Utterance], allow_overlap: Sequence[str])
         if all(isnan(label) for utterance in sets[name] for label in utterance.labels.values()):
             yield Problem(NO_LABEL, name)
         for attribute in ATTRIBUTES if name == "validation" else ():
-            labels = {label for each in sets[name] if not isnan(label := each.labels.get(attribute, nan))}
-            if len(labels) == 1:
+            if len({label for each in sets[name] if not isnan(label := each.labels.get(attribute, nan))}) == 1:
                 yield Problem(ONE_LABEL, attribute)
     others = sets.keys() - {"train", "validation"}
     yield from (Problem(OTHER_SPLIT, name) for name in sorted(others) if not name.startswith("test"))

@@ -71,8 +71,7 @@ class MSPPodcast(Corpus):
         folders = [self._root / name for name in AUDIO_FOLDERS]
         audio_folder = next((folder for folder in folders if folder.is_dir()), folders[0])
         named = ("FileName", "Split_Set") if self._partitions is None else ("FileName",)
-        required = (*named, *ATTRIBUTE_COLUMNS.values(), "SpkrID")
-        rows = read_rows(label_file, required, filled=named)
+        rows = read_rows(label_file, (*named, *ATTRIBUTE_COLUMNS.values(), "SpkrID"), filled=named)
         if self._partitions is None:
             splits = {_id(row["FileName"]): row["Split_Set"] for row in rows}
         else:

@@ -221,8 +221,7 @@ def _vocal_tract(formants: Signal, delivery: Delivery) -> Spectra:
 def _resonance(centre: Signal | np.float32, bandwidth: float) -> Spectra:
     squared = np.square(centre)
     damping = np.complex64(1j * bandwidth) * FREQUENCIES
-    response: Spectra = squared.astype(np.complex64) / (squared - FREQUENCIES**2 + damping)
-    return response
+    return squared.astype(np.complex64) / (squared - FREQUENCIES**2 + damping)
 
 
 def _friction(centre: Signal) -> Signal:
@@ -233,8 +232,7 @@ def _friction(centre: Signal) -> Signal:
 
 
 def _spectra(signal: Signal) -> Spectra:
-    spectra: Spectra = np.fft.rfft(sliding_window_view(signal, FRAME)[::STEP] * TAPER)
-    return spectra
+    return np.fft.rfft(sliding_window_view(signal, FRAME)[::STEP] * TAPER)
 
 
 def _overlap_add(spectra: Spectra) -> Signal:

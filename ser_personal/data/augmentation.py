@@ -126,10 +126,7 @@ class Augmentation:
         for _ in range(self.masks):
             spectrum[:, torch.from_numpy(_span(times, self.time_mask, rng))] = 0
             spectrum[torch.from_numpy(_span(mels / mels[-1], self.frequency_mask, rng))] = 0
-        masked: NDArray[np.float32] = torch.istft(
-            spectrum, WINDOW, WINDOW // 4, window=window, length=len(waveform)
-        ).numpy()
-        return masked
+        return torch.istft(spectrum, WINDOW, WINDOW // 4, window=window, length=len(waveform)).numpy()
 
 
 def add_noise(speech: NDArray[np.float32], noise: NDArray[np.float32], snr: float) -> NDArray[np.float32]:

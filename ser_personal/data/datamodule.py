@@ -199,8 +199,7 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
 
     def length_of(self, utterance: Utterance) -> int:
         """How much of an utterance a batch holds, in samples."""
-        length: int = min(samples_of(utterance), self.max_samples)
-        return length
+        return min(samples_of(utterance), int(self.max_samples))
 
     def longest_of(self, utterance: Utterance) -> int:
         """How much of an utterance a training batch holds at most, in samples."""

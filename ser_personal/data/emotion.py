@@ -91,8 +91,7 @@ class EmotionDataModule(SpeechDataModule[EmotionBatch]):
                 # which reads its folders
                 self.augmentation.settings()
             self.indices_of(["train"])
-            batches = self._sampler(self.epoch_indices, shuffle=True).plan(0)
-            if any(len(batch) < MIN_BATCH for batch in batches):
+            if any(len(batch) < MIN_BATCH for batch in self._sampler(self.epoch_indices, shuffle=True).plan(0)):
                 what = "a training batch would be a single utterance, which has neither a CCC nor batch statistics"
                 remedy = "Raise data.batch_seconds or data.max_batch, ask for fewer devices, or give more audio"
                 raise UserError(what, where="batch_seconds, max_batch", remedy=remedy)

@@ -39,11 +39,9 @@ class Codebook:
         import faiss
 
         if len(frames) < num_clusters:
-            raise UserError(
-                f"{num_clusters} clusters for {len(frames)} sampled frames",
-                where="num_clusters",
-                remedy="Ask for fewer clusters, raise sample_share, or give more audio",
-            )
+            what = f"{num_clusters} clusters for {len(frames)} sampled frames"
+            remedy = "Ask for fewer clusters, raise sample_share, or give more audio"
+            raise UserError(what, where="num_clusters", remedy=remedy)
         fitted = faiss.Kmeans(
             frames.shape[1],
             num_clusters,
@@ -72,12 +70,9 @@ class Codebook:
             if not complete or provenance.get("hash", codebook.hash) != codebook.hash:
                 raise ValueError("damaged")
         except (AttributeError, OSError, SafetensorError, TypeError, ValueError) as error:
-            raise UserError(
-                f"not a codebook ({error})",
-                where=path,
-                remedy="Give one that `ser kmeans` or `ser import hubert_base_ls960_L9_km500.bin --out released` wrote;"
-                " in `ser kmeans`, --codebook null fits one",
-            ) from error
+            remedy = "Give one that `ser kmeans` or `ser import hubert_base_ls960_L9_km500.bin --out released` wrote;"
+            remedy += " in `ser kmeans`, --codebook null fits one"
+            raise UserError(f"not a codebook ({error})", where=path, remedy=remedy) from error
         return codebook
 
     def save(self, path: str | Path) -> None:

@@ -99,18 +99,11 @@ def kmeans(
     on = {"accelerator": accelerator, "devices": devices, "num_nodes": num_nodes, "precision": precision}
     description: MadeWith = {**teacher.description}
     made_with: MadeWith = {**description, "precision": precision, "data": data.fingerprint}
-    external = None
-    if codebook is None:
-        made_with |= {
-            "num_clusters": num_clusters,
-            "sample_share": sample_share,
-            "max_sampled_frames": max_sampled_frames,
-            "iterations": iterations,
-            "restarts": restarts,
-            "seed": seed,
-        }
+    external = None if codebook is None else Codebook.load(codebook)
+    if external is None:
+        made_with |= {"num_clusters": num_clusters, "iterations": iterations, "restarts": restarts, "seed": seed}
+        made_with |= {"sample_share": sample_share, "max_sampled_frames": max_sampled_frames}
     else:
-        external = Codebook.load(codebook)
         # an imported one names no teacher
         if external.made_with:
             remedy = "Give the --teacher that it was fitted on, or --codebook null"
@@ -121,7 +114,7 @@ def kmeans(
         chosen = Codebook.load(path)
         _refuse_other(chosen, made_with, out, "Give another --out, the same settings, or delete the folder")
     elif external:
-        chosen = replace(external, made_with=made_with)
+        chosen = Codebook(external.centroids, made_with)
         chosen.save(path)
     else:
         frame_counts = {index: num_frames(samples_of(data.utterances[index])) for index in data.fit_indices}
@@ -131,16 +124,15 @@ def kmeans(
             gather_files(trainer, out, sample.save, lambda paths: sample.merge(paths[1:]))
 
         def fit() -> Codebook:
-            fitted = Codebook.fit(sample.frames, num_clusters, iterations, restarts, seed)
-            codebook = replace(fitted, made_with=made_with)
-            codebook.save(path)
-            return codebook
+            fitted = replace(Codebook.fit(sample.frames, num_clusters, iterations, restarts, seed), made_with=made_with)
+            fitted.save(path)
+            return fitted
 
         chosen = on_first_process(trainer, fit)
 
     source = PseudoLabelSource(
         num_clusters=len(chosen.centroids),
-        teacher=str(description["teacher"]),
+        teacher=str(made_with["teacher"]),
         codebook_hash=chosen.hash,
         teacher_layer=getattr(teacher, "teacher_layer", None),
     )
@@ -166,12 +158,9 @@ def _report(out: str) -> None:
     print(f"{out}: K = {len(counts)}, {counts.sum():,} frames, {(counts > 0).sum()} clusters used")
 
 
-def _refuse_other(codebook: Codebook, expected: MadeWith, where: str, remedy: str) -> None:
+def _refuse_other(codebook: Codebook, expected: MadeWith, where: object, remedy: str) -> None:
     before = codebook.made_with
-    differing = [
-        f"{key} {before.get(key, 'not set')}, now {expected.get(key, 'not set')}"
-        for key in sorted({*before, *expected})
-        if before.get(key) != expected.get(key)
-    ]
+    keys = [key for key in sorted({*before, *expected}) if before.get(key) != expected.get(key)]
+    differing = [f"{key} {before.get(key, 'not set')}, now {expected.get(key, 'not set')}" for key in keys]
     if differing:
         raise UserError(f"was made with other settings ({'; '.join(differing)})", where=where, remedy=remedy)

@@ -88,11 +88,9 @@ class PAPT(PersonalizedModule):
             what, remedy = "can't be pre-trained by masked prediction here", "Give a HubertEncoder"
             raise UserError(what, where=type(encoder).__name__, remedy=remedy)
         if encoder.weighted_layers:
-            raise UserError(
-                "masked prediction reads the last layer, as HuBERT's does",
-                where="--model.encoder.weighted_layers true",
-                remedy="Leave it out here, and give it to the fine-tuning from papt.ckpt",
-            )
+            what = "masked prediction reads the last layer, as HuBERT's does"
+            remedy = "Leave it out here, and give it to the fine-tuning from papt.ckpt"
+            raise UserError(what, where="--model.encoder.weighted_layers true", remedy=remedy)
         super().__init__(PersonalizedEncoder(encoder, speakers or SpeakerEmbedding(), fusion))
         self.save_hyperparameters(ignore=["encoder", "speakers", "lora"])
         self.lora = lora
@@ -106,8 +104,19 @@ class PAPT(PersonalizedModule):
         self.personalized.build(training_set)
         self.personalized.encoder.adapt(self.lora)
         self._build_head(pretraining_set.num_clusters, self.hparams["final_dim"])
-        if self.hparams["released_head"] is not None:
-            self._load_released_head()
+        if (path := self.hparams["released_head"]) is None:
+            return
+        from ser_personal.pretrain.released import load_released_head
+
+        head, codebook_hash, order_known = load_released_head(path)
+        found, expected = (head.final_proj.in_features, codebook_hash), (self.personalized.dim, self.codebook_hash)
+        if found != expected:
+            what = f"is for frames of width {found[0]} and codebook {found[1]}, not for {expected[0]} and {expected[1]}"
+            remedy = "Take the encoder that it was released with and pseudo-labels of its codebook (`ser kmeans "
+            remedy += "--codebook`), or make a fresh head by --model.released_head null"
+            raise UserError(what, where=path, remedy=remedy)
+        self.head = head
+        self._checks_cluster_order = not order_known
 
     @override
     def rebuild(self, checkpoint: dict[str, Any]) -> None:
@@ -137,22 +146,6 @@ class PAPT(PersonalizedModule):
         self.head = PredictionHead(self.personalized.dim, num_clusters, final_dim)
         self.metrics = torch.nn.ModuleList(MaskedPredictionMetric(num_clusters) for _ in VALIDATION_SETS)
 
-    def _load_released_head(self) -> None:
-        from ser_personal.pretrain.released import load_released_head
-
-        path = self.hparams["released_head"]
-        head, codebook_hash, order_known = load_released_head(path)
-        expected, dim = (self.personalized.dim, self.codebook_hash), head.final_proj.in_features
-        if (dim, codebook_hash) != expected:
-            raise UserError(
-                f"is for frames of width {dim} and codebook {codebook_hash}, not for {expected[0]} and {expected[1]}",
-                where=path,
-                remedy="Take the encoder that it was released with and pseudo-labels of its codebook (`ser kmeans "
-                "--codebook`), or make a fresh head by --model.released_head null",
-            )
-        self.head = head
-        self._checks_cluster_order = not order_known
-
     def _check_cluster_order(self, predicted: Tensor, targets: Tensor) -> None:
         """Refuse a released head that predicts masked frames of the first step hardly better than chance.
 
@@ -167,12 +160,10 @@ class PAPT(PersonalizedModule):
         chance, correct = float((predicted_counts @ target_counts) / frames**2), float(correct_counts.sum() / frames)
         # kappa is (correct - chance) / (1 - chance); NaN where nothing was masked
         if correct - chance < MIN_KAPPA * (1 - chance):
-            raise UserError(
-                f"finds the cluster of {correct:.1%} of {frames:.0f} masked frames, chance finds {chance:.1%}",
-                where=self.hparams["released_head"],
-                remedy="Its clusters aren't those of the pseudo-labels: import it with its own codebook and take the "
-                "encoder that it was released with, or make a fresh head by --model.released_head null",
-            )
+            what = f"finds the cluster of {correct:.1%} of {frames:.0f} masked frames, chance finds {chance:.1%}"
+            remedy = "Its clusters aren't those of the pseudo-labels: import it with its own codebook and take the "
+            remedy += "encoder that it was released with, or make a fresh head by --model.released_head null"
+            raise UserError(what, where=self.hparams["released_head"], remedy=remedy)
 
     def _predict(self, batch: PretrainBatch, mask_seed: int) -> tuple[MaskedPredictionLoss, EncoderOutput]:
         time_mask = span_mask(

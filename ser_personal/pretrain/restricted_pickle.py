@@ -136,11 +136,9 @@ class RestrictedUnpickler(_Unpickler):
             return ALLOWED[full]
         if module.partition(".")[0] in INERT_PACKAGES or (module == "builtins" and name in INERT_BUILTINS):
             return Inert
-        raise UserError(
-            f"names {full}, which no released checkpoint or codebook needs",
-            where=getattr(self._source, "name", None),
-            remedy="Don't load it with anything else either, unless you trust where it comes from",
-        )
+        what = f"names {full}, which no released checkpoint or codebook needs"
+        remedy = "Don't load it with anything else either, unless you trust where it comes from"
+        raise UserError(what, where=getattr(self._source, "name", None), remedy=remedy)
 
     def load_build(self) -> None:
         """Restore the state of an object, and fetch the array that a joblib dump announces."""

@@ -84,9 +84,7 @@ class EncoderTeacher(Teacher):
         if next(self.encoder.parameters(), None) is None:
             self.encoder.build()
         if self.encoder.max_samples is not None:
-            what = (
-                f"encodes only the first {self.encoder.max_samples:,} samples, so that longer audio lacks pseudo-labels"
-            )
+            what = f"encodes only the first {self.encoder.max_samples:,} samples, so longer audio lacks pseudo-labels"
             raise UserError(what, where="the teacher's encoder", remedy="Leave max_samples out")
 
     @property
@@ -130,11 +128,9 @@ class TeacherPass(LightningModule):
         try:
             trainer = Trainer(callbacks=[RichProgressBar()], **off, **devices)
         except (MisconfigurationException, ValueError, RuntimeError, ModuleNotFoundError) as error:
-            raise UserError(
-                str(error).rstrip(".!"),
-                where=", ".join(f"{name} {value}" for name, value in devices.items()),
-                remedy="Leave them out for one device of this machine, at full precision",
-            ) from error
+            where = ", ".join(f"{name} {value}" for name, value in devices.items())
+            remedy = "Leave them out for one device of this machine, at full precision"
+            raise UserError(str(error).rstrip(".!"), where=where, remedy=remedy) from error
         refuse_other_tasks(trainer)
         trainer.predict(self, return_predictions=False)
         return trainer
@@ -150,11 +146,11 @@ class TeacherPass(LightningModule):
         frames_of = {index: frames[real] for index, frames, real in of_utterances}
         for index, frames in frames_of.items():
             if not frames.isfinite().all():
-                raise UserError(
+                what, where = (
                     "the network's frames of this audio hold NaN or infinity",
-                    where=self.data.utterances[index].path,
-                    remedy="Check the network's weights, or give --precision 32-true",
+                    self.data.utterances[index].path,
                 )
+                raise UserError(what, where=where, remedy="Check the network's weights, or give --precision 32-true")
         self.take(frames_of)
         return batch["indices"]
 
