@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
-from math import isnan, nan
+from math import isnan
 from typing import Any, Literal
 
 from jsonargparse.typing import NonNegativeInt
@@ -104,18 +104,12 @@ class EmotionDataModule(SpeechDataModule[EmotionBatch]):
     def _require_different_labels(self) -> None:
         if self.trainer and self.trainer.limit_val_batches == 0:
             return
-        utterances = [self.utterances[i] for i in self.indices_of(["validation"])]
-        if self.target == "emotion":
-            values: dict[str, set[Any]] = {"emotion": {utterance.emotion for utterance in utterances}}
-        else:
-            module = getattr(self.trainer, "lightning_module", None)
-            values = {
-                name: {label for each in utterances if not isnan(label := each.labels.get(name, nan))}
-                for name in getattr(module, "attributes", ()) or ATTRIBUTES
-            }
-        constant = [name for name, labels in values.items() if len(labels) < 2]
-        if len(constant) == len(values):
-            what = f"has fewer than two different labels of {', '.join(values)}: no epoch's model can be the best"
+        module = getattr(self.trainer, "lightning_module", None)
+        names = ["emotion"] if self.target == "emotion" else getattr(module, "attributes", ()) or ATTRIBUTES
+        labels = [self._labels_of(self.utterances[i]) for i in self.indices_of(["validation"])]
+        constant = [name for name in names if len({each[name] for each in labels if name in each}) < 2]
+        if len(constant) == len(names):
+            what = f"has fewer than two different labels of {', '.join(names)}: no epoch's model can be the best"
             remedy = "Give the validation set utterances of different labels"
             raise UserError(what, where="split validation", remedy=remedy)
         if self.trainer and constant:
@@ -147,10 +141,8 @@ class EmotionDataModule(SpeechDataModule[EmotionBatch]):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         low, high = state_dict.get("scale", self.scale)
         predicts = self.trainer is not None and self.trainer.state.fn == TrainerFn.PREDICTING
-        has_labels = not predicts and any(
-            not isnan(label) for each in self.utterances for label in each.labels.values()
-        )
-        if (low, high) != self.scale and has_labels and self.target == "attributes":
+        has_labels = self.target == "attributes" and not predicts and any(map(self._labels_of, self.utterances))
+        if (low, high) != self.scale and has_labels:
             own = f"{self.scale[0]:g} to {self.scale[1]:g}"
             what = f"was trained on labels from {low:g} to {high:g}, and this corpus's scale is {own}"
             remedy = "Bring its labels to that scale, in a table"
@@ -159,13 +151,17 @@ class EmotionDataModule(SpeechDataModule[EmotionBatch]):
             raise UserError(what, where="the checkpoint", remedy=remedy)
         super().load_state_dict(state_dict)
 
+    def _labels_of(self, utterance: Utterance) -> dict[str, float | str]:
+        """What is known of what is predicted."""
+        if self.target == "emotion":
+            return {} if utterance.emotion is None else {"emotion": utterance.emotion}
+        return {name: label for name, label in utterance.labels.items() if not isnan(label)}
+
     @override
     def exclusion_reason(self, utterance: Utterance) -> str | None:
-        if utterance.split not in ("train", "validation"):
+        if utterance.split not in ("train", "validation") or self._labels_of(utterance):
             return None
-        if self.target == "emotion":
-            return "without emotion" if utterance.emotion is None else None
-        return None if any(not isnan(label) for label in utterance.labels.values()) else "without labels"
+        return "without emotion" if self.target == "emotion" else "without labels"
 
     @override
     def fingerprint_fields(self, utterance: Utterance) -> list[str]:

@@ -104,8 +104,6 @@ ALLOWED: dict[str, Any] = {
     "_codecs.encode": _latin1,
     "collections.OrderedDict": OrderedDict,
     "joblib.numpy_pickle.NumpyArrayWrapper": JoblibArray,
-    "numpy._core.multiarray._reconstruct": _empty_array,
-    "numpy._core.multiarray.scalar": _scalar,
     "numpy.core.multiarray._reconstruct": _empty_array,
     "numpy.core.multiarray.scalar": _scalar,
     "numpy.dtype": np.dtype,
@@ -129,8 +127,8 @@ class RestrictedUnpickler(_Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """Look up a name of the pickle in our own list; anything else is refused."""
-        # torch.save writes a protocol that names builtins as Python 2 did
-        module = "builtins" if module == "__builtin__" else module
+        # torch.save writes a protocol that names builtins as Python 2 did, and NumPy 2 has renamed a module
+        module = {"__builtin__": "builtins", "numpy._core.multiarray": "numpy.core.multiarray"}.get(module, module)
         full = f"{module}.{name}"
         if full in ALLOWED:
             return ALLOWED[full]
