@@ -110,14 +110,16 @@ def draw_speakers(seed: int, numbers: Iterable[int]) -> Iterator[Speaker]:
     deviation = shared.standard_normal((len(GROUPS), *SHARED_EXPRESSION.shape))
     # how far one label point moves each cue, (groups, cues, attributes)
     group_expression = SHARED_EXPRESSION * (1 + GROUP_EXPRESSION * (deviation - deviation.mean(0)))
-    # from a voice to label means and standard deviations, (2, attributes, cues)
-    label_directions = np.stack([_unit_directions(shared), _unit_directions(shared)])
+    # from a voice to label means and standard deviations, (2, attributes, cues): along each, voices have unit variance
+    directions = shared.standard_normal((2, len(ATTRIBUTES), len(CUES)))
+    covariance = GROUP_SHARE**2 * np.cov(_GROUP_VOICES.T, ddof=0) + (1 - GROUP_SHARE**2) * np.eye(len(CUES))
+    directions /= np.sqrt(np.einsum("kac,cd,kad->ka", directions, covariance, directions))[..., None]
     for number in numbers:
         rng, group = _rng(seed, number), number % len(GROUPS)
         own = rng.standard_normal(len(CUES))
         voice = GROUP_SHARE * _GROUP_VOICES[group] + np.sqrt(1 - GROUP_SHARE**2) * own
         own_labels = np.sqrt(1 - VOICE_LABEL_LINK**2) * rng.standard_normal((2, len(ATTRIBUTES)))
-        mean, std = VOICE_LABEL_LINK * (label_directions @ voice) + own_labels
+        mean, std = VOICE_LABEL_LINK * (directions @ voice) + own_labels
         own_expression = OWN_EXPRESSION * SHARED_EXPRESSION * rng.standard_normal(SHARED_EXPRESSION.shape)
         yield Speaker(
             gender="Female" if list(GROUPS)[group].startswith("high") else "Male",
@@ -127,14 +129,6 @@ def draw_speakers(seed: int, numbers: Iterable[int]) -> Iterator[Speaker]:
             label_mean=LABEL_MEAN + LABEL_MEAN_STD * mean,
             label_std=LABEL_STD * np.exp(LABEL_LOG_STD_STD * std),
         )
-
-
-def _unit_directions(rng: Generator) -> NDArray[np.float64]:
-    """Draw directions in the space of voices along which speakers have unit variance, (attributes, cues)."""
-    covariance = GROUP_SHARE**2 * np.cov(_GROUP_VOICES.T, ddof=0) + (1 - GROUP_SHARE**2) * np.eye(len(CUES))
-    directions = rng.standard_normal((len(ATTRIBUTES), len(CUES)))
-    variance: NDArray[np.float64] = np.einsum("ac,cd,ad->a", directions, covariance, directions)
-    return directions / np.sqrt(variance)[:, None]
 
 
 LABEL_COLUMNS = ("FileName", "EmoClass", "EmoAct", "EmoVal", "EmoDom", "SpkrID", "Gender", "Split_Set")
@@ -166,8 +160,7 @@ def synth(
     require_range("--speakers", speakers, len(GROUPS))
     require_range("--min-seconds", min_seconds, 0.5)
     require_range("--max-seconds", max_seconds, min_seconds, 3600)
-    audio = folder / "Audios"
-    audio.mkdir(parents=True)
+    (folder / "Audios").mkdir(parents=True)
     people = enumerate(draw_speakers(seed, range(1, speakers + 1)), 1)
     test, validation = max(1, round(0.25 * speakers)), max(1, round(0.1 * speakers))
     splits = ["Train"] * (speakers - test - validation) + ["Development"] * validation + ["Test1"] * test
@@ -176,9 +169,8 @@ def synth(
         rng = _rng(seed, number, utterance)
         drawn = speaker.draw_labels(rng)
         num_samples = round(rng.uniform(min_seconds, max_seconds) * SAMPLE_RATE)
-        waveform = speak(speaker.deliver(drawn, rng), num_samples, rng)
         name = f"MSP-PODCAST_{number:04}_{utterance:04}.wav"
-        soundfile.write(audio / name, _pcm16(waveform), SAMPLE_RATE, subtype="PCM_16")
+        _write(folder / "Audios" / name, speak(speaker.deliver(drawn, rng), num_samples, rng))
         rows.append((name, _emotion(drawn), *drawn.tolist(), number, speaker.gender, splits[number - 1]))
     write_rows(folder / "Labels" / "labels_consensus.csv", LABEL_COLUMNS, rows)
 
@@ -202,7 +194,7 @@ def converse(stem: Path, speakers: Mapping[str, int], seed: int = 0, turns: int 
         times = f"{start / SAMPLE_RATE:.3f} {samples / SAMPLE_RATE:.3f}"
         lines.append(f"SPEAKER {stem.name} 1 {times} <NA> <NA> {name} <NA> <NA>\n")
         start += samples + len(pause)
-    soundfile.write(stem.with_suffix(".wav"), _pcm16(np.concatenate(parts)), SAMPLE_RATE, subtype="PCM_16")
+    _write(stem.with_suffix(".wav"), np.concatenate(parts))
     stem.with_suffix(".rttm").write_text("".join(lines), encoding="utf-8")
 
 
@@ -214,5 +206,5 @@ def _emotion(labels: NDArray[np.float64]) -> str:
     return min(EMOTIONS, key=lambda name: np.hypot(*(labels[:2] - EMOTIONS[name])))
 
 
-def _pcm16(waveform: NDArray[np.float32]) -> NDArray[np.int16]:
-    return np.round(waveform.clip(-1, 1) * 32767).astype(np.int16)
+def _write(path: Path, waveform: NDArray[np.float32]) -> None:
+    soundfile.write(path, np.round(waveform.clip(-1, 1) * 32767).astype(np.int16), SAMPLE_RATE, subtype="PCM_16")

@@ -7,7 +7,6 @@ import gzip
 import json
 import logging
 import re
-import zipfile
 import zlib
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE, getwriter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from functools import cache
 from io import StringIO
 from math import inf, isfinite, isnan, nan
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,8 @@ Vectors = dict[str, "NDArray[np.float64]"]
 
 logger = logging.getLogger(__name__)
 
-_BROKEN_ZIP = (zipfile.BadZipFile, zlib.error)
+# an AttributeError is of one array alone, a RuntimeError of one that is encrypted or compressed in an unsupported way
+_BROKEN = (AttributeError, BadZipFile, EOFError, KeyError, MemoryError, OSError, RuntimeError, ValueError, zlib.error)
 _NO_LABEL = frozenset({"", "-", "na", "n/a", "nan", "none", "null", "unknown", "hidden"})
 
 # columns whose cells name files, as the disk spells them
@@ -230,14 +231,11 @@ def _read_arrays(path: Path) -> Vectors:
     from safetensors.numpy import load_file
 
     try:
-        if path.suffix.lower() == ".safetensors":
-            return {plain_name(name): array.astype(np.float64) for name, array in load_file(path).items()}
-        with np.load(path, allow_pickle=False) as arrays:
-            return {plain_name(name): np.asarray(arrays[name], dtype=np.float64) for name in arrays.files}
+        arrays = load_file(path) if path.suffix.lower() == ".safetensors" else np.load(path, allow_pickle=False)
+        return {plain_name(name): np.asarray(array, dtype=np.float64) for name, array in arrays.items()}
     except FileNotFoundError as error:
         raise UserError("no such file", where=path, remedy="Check the spelling of the path") from error
-    # a RuntimeError is of an .npz entry that is encrypted or compressed in an unsupported way
-    except (OSError, EOFError, KeyError, MemoryError, RuntimeError, ValueError, SafetensorError, *_BROKEN_ZIP) as error:
+    except (*_BROKEN, SafetensorError) as error:
         what = f"isn't a complete {path.suffix} file of numbers ({error})"
         raise UserError(what, where=path, remedy="Write it with numpy.savez or safetensors.numpy.save_file") from error
 
