@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import cached_property
 from math import isnan
 from multiprocessing.pool import ThreadPool
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PureWindowsPath
 
 from ser_personal.audio import SAMPLE_RATE, read_header
 from ser_personal.corpus.splits import SpeakerSplits, canonical_split, cut_adaptation, first_few
@@ -173,8 +173,9 @@ def audio_path(folder: Path, cell: str, where: object, *, anywhere: bool = False
         path = folder / cell.replace("\\", "/")
     if not cell.isascii():
         path = Path(as_on_disk(str(path)))
-    absolute = PurePosixPath(cell).is_absolute() or PureWindowsPath(cell).anchor
-    leaves = ".." in PureWindowsPath(cell).parts or (absolute and not Path(cell).is_relative_to(folder.absolute()))
+    # which splits at both slashes, and has an anchor for either system's absolute paths
+    named = PureWindowsPath(cell)
+    leaves = ".." in named.parts or (named.anchor and not Path(cell).is_relative_to(folder.absolute()))
     if leaves and not anywhere:
         remedy = f"Move the audio into {folder}, or give the table itself in the place of its folder"
         raise UserError(f"{cell} lies outside the corpus", where=where, remedy=remedy)

@@ -193,6 +193,5 @@ class SpeechLoader(Generic[Batch]):
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Start the next iteration where training was interrupted; after a whole epoch, at the start of the next."""
-        position = state["position"] if state["position"] < len(self) else 0
         # a checkpoint may be saved again before the first batch, as by a fit that stops at once
-        self._position = self._resume_at = position
+        self._position = self._resume_at = state["position"] if state["position"] < len(self) else 0
