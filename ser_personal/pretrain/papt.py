@@ -218,11 +218,12 @@ class PAPT(PersonalizedModule):
         """Adam (0.9, 0.98) as in fairseq, with linear warm-up and linear decay to 0."""
         rate, speaker_rate = self.hparams["learning_rate"], self.hparams["speaker_learning_rate"]
         head_rate = self.hparams["head_learning_rate"] or (1e-3 if self.hparams["released_head"] is None else rate)
-        groups: list[dict[str, Any]] = [
-            {"name": "encoder", "params": self.personalized.encoder.parameters(), "lr": rate},
-            {"name": "head", "params": self.head.parameters(), "lr": head_rate},
-            {"name": "speakers", "params": self.personalized.speakers.parameters(), "lr": speaker_rate},
-            {"name": "fusion", "params": self.personalized.fusion.parameters(), "lr": speaker_rate},
-        ]
+        parts: dict[str, tuple[Any, float]] = {
+            "encoder": (self.personalized.encoder, rate),
+            "head": (self.head, head_rate),
+            "speakers": (self.personalized.speakers, speaker_rate),
+            "fusion": (self.personalized.fusion, speaker_rate),
+        }
+        groups = [{"name": name, "params": part.parameters(), "lr": its} for name, (part, its) in parts.items()]
         decay, share = self.hparams["weight_decay"], self.hparams["warmup_share"]
         return self.adamw(groups, share, betas=(0.9, 0.98), eps=1e-6, weight_decay=decay)

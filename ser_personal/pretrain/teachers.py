@@ -146,11 +146,9 @@ class TeacherPass(LightningModule):
         frames_of = {index: frames[real] for index, frames, real in of_utterances}
         for index, frames in frames_of.items():
             if not frames.isfinite().all():
-                what, where = (
-                    "the network's frames of this audio hold NaN or infinity",
-                    self.data.utterances[index].path,
-                )
-                raise UserError(what, where=where, remedy="Check the network's weights, or give --precision 32-true")
+                what = "the network's frames of this audio hold NaN or infinity"
+                remedy = "Check the network's weights, or give --precision 32-true"
+                raise UserError(what, where=self.data.utterances[index].path, remedy=remedy)
         self.take(frames_of)
         return batch["indices"]
 
