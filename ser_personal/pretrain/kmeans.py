@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -99,36 +98,31 @@ def kmeans(
     on = {"accelerator": accelerator, "devices": devices, "num_nodes": num_nodes, "precision": precision}
     description: MadeWith = {**teacher.description}
     made_with: MadeWith = {**description, "precision": precision, "data": data.fingerprint}
-    external = None if codebook is None else Codebook.load(codebook)
-    if external is None:
+    given = None if codebook is None else Codebook.load(codebook)
+    if given is None:
         made_with |= {"num_clusters": num_clusters, "iterations": iterations, "restarts": restarts, "seed": seed}
         made_with |= {"sample_share": sample_share, "max_sampled_frames": max_sampled_frames}
     else:
         # an imported one names no teacher
-        if external.made_with:
+        if given.made_with:
             remedy = "Give the --teacher that it was fitted on, or --codebook null"
-            _refuse_other(external, external.made_with | description, codebook, remedy)
-        made_with |= {"codebook": external.hash}
+            _refuse_other(given, given.made_with | description, codebook, remedy)
+        made_with |= {"codebook": given.hash}
     path = Path(out) / "codebook.safetensors"
     if path.exists():
         chosen = Codebook.load(path)
         _refuse_other(chosen, made_with, out, "Give another --out, the same settings, or delete the folder")
-    elif external:
-        chosen = Codebook(external.centroids, made_with)
-        chosen.save(path)
     else:
-        frame_counts = {index: num_frames(samples_of(data.utterances[index])) for index in data.fit_indices}
-        sample = FrameSample(frame_counts, sample_share, max_sampled_frames, seed)
-        trainer = TeacherPass(data, lambda _: data.batches(data.fit_indices), teacher, sample.take).run(**on)
-        if trainer.world_size > 1:
-            gather_files(trainer, out, sample.save, lambda paths: sample.merge(paths[1:]))
-
-        def fit() -> Codebook:
-            fitted = replace(Codebook.fit(sample.frames, num_clusters, iterations, restarts, seed), made_with=made_with)
-            fitted.save(path)
-            return fitted
-
-        chosen = on_first_process(trainer, fit)
+        if given is None:
+            frame_counts = {index: num_frames(samples_of(data.utterances[index])) for index in data.fit_indices}
+            sample = FrameSample(frame_counts, sample_share, max_sampled_frames, seed)
+            trainer = TeacherPass(data, lambda _: data.batches(data.fit_indices), teacher, sample.take).run(**on)
+            if trainer.world_size > 1:
+                gather_files(trainer, out, sample.save, lambda paths: sample.merge(paths[1:]))
+            fit = partial(Codebook.fit, sample.frames, num_clusters, iterations, restarts, seed)
+            given = on_first_process(trainer, fit)
+        chosen = Codebook(given.centroids, made_with)
+        rank_zero_only(chosen.save)(path)
 
     source = PseudoLabelSource(
         num_clusters=len(chosen.centroids),

@@ -35,7 +35,6 @@ def read_arrays(path: Path) -> Any:
     except FileNotFoundError as error:
         raise UserError("no such file", where=path, remedy="Give a released checkpoint or codebook") from error
     except UserError as error:
-        # a file within torch's archive has no name
         raise UserError(error.what, where=path, remedy=error.remedy) from error
     except Exception as error:
         what = f"can't be read as a torch checkpoint or a joblib dump ({type(error).__name__}: {error})"
@@ -136,7 +135,7 @@ class RestrictedUnpickler(_Unpickler):
             return Inert
         what = f"names {full}, which no released checkpoint or codebook needs"
         remedy = "Don't load it with anything else either, unless you trust where it comes from"
-        raise UserError(what, where=getattr(self._source, "name", None), remedy=remedy)
+        raise UserError(what, remedy=remedy)
 
     def load_build(self) -> None:
         """Restore the state of an object, and fetch the array that a joblib dump announces."""
