@@ -1,7 +1,5 @@
 """What libsndfile doesn't say of a sound file: that it is cut, or several files in one."""
 
-from __future__ import annotations
-
 import os
 import re
 import struct

@@ -1,7 +1,5 @@
 """`ser annotate`: emotion of a file, a folder or a table of recordings; `ser enroll`: a speaker's profile from them."""
 
-from __future__ import annotations
-
 from collections import ChainMap
 from collections.abc import Sequence
 from dataclasses import asdict, replace

@@ -1,7 +1,5 @@
 """`ser app`: a page of this machine alone, to record or upload, see values over time, and enrol and forget people."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """The journal of `ser annotate`, from which an interrupted run resumes, and how recordings are dealt to shards."""
 
-from __future__ import annotations
-
 import json
 import re
 import sqlite3

@@ -1,7 +1,5 @@
 """What `ser annotate` writes: a table, or of each recording a Praat TextGrid or Audacity's labels, and vectors."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections import Counter

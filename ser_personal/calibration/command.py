@@ -1,7 +1,5 @@
 """`ser calibrate`: PLDC and its controls for anyone's predictions and vectors, without a model."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 from typing import Any

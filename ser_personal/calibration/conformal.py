@@ -1,7 +1,5 @@
 """Conformal intervals that cover the labels of a new speaker."""
 
-from __future__ import annotations
-
 import json
 from bisect import bisect_right
 from collections.abc import Sequence

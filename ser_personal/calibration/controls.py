@@ -1,7 +1,5 @@
 """What PLDC is compared with: the raw predictions, one affine map for everyone, random speakers, and an oracle."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, Self

@@ -3,8 +3,6 @@
 These aren't the shifts of a speaker's mean and standard deviation by which PLDC calibrates: see pldc.py.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import nan

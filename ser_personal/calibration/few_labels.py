@@ -1,7 +1,5 @@
 """A speaker's few labels: they correct a calibration, more strongly the more there are (ours)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite

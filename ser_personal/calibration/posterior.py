@@ -3,8 +3,6 @@
 Named after the posterior means that it takes of a speaker's moments, shrunken the more, the fewer the utterances.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace

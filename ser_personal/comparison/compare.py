@@ -1,7 +1,5 @@
 """`ser compare`: recipes side by side, their scores with paired intervals over speakers, and what each costs."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The comparison as a page of Markdown, as flat tables, on the screen, in LaTeX and as a forest plot."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO

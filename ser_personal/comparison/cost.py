@@ -1,7 +1,5 @@
 """What a stage costs: parameters, time, audio and accelerator memory."""
 
-from __future__ import annotations
-
 import time
 from typing import Any
 

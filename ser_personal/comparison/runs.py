@@ -1,7 +1,5 @@
 """What is compared: test runs with their costs and pre-training scores, and the predictions of other methods."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """What encoders from Hugging Face's `transformers` share: loading, a learnt weighted sum of their layers, and LoRA."""
 
-from __future__ import annotations
-
 import json
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence

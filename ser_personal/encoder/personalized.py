@@ -1,7 +1,5 @@
 """Encoder, speaker embedding and their fusion (speaker_fusion.py): from a batch to personalised frames."""
 
-from __future__ import annotations
-
 import json
 from copy import deepcopy
 from typing import TypedDict, TypeVar

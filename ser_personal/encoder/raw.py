@@ -1,7 +1,5 @@
 """Acoustic features in place of a pre-trained network: log-mel and MFCC, as a baseline, or frames from a cache."""
 
-from __future__ import annotations
-
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Where the speaker embedding e_s is added to the frames, or else combined with them; each encoder calls it."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

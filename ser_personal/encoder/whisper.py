@@ -1,7 +1,5 @@
 """The encoder of Whisper, by hub name or local folder."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator
 from typing import Any

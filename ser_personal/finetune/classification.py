@@ -1,7 +1,5 @@
 """Fine-tuning for categorical emotion by cross-entropy, for corpora without emotion attributes (ours)."""
 
-from __future__ import annotations
-
 from math import log
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The concordance correlation coefficient (CCC), and what fine-tuning for emotion attributes minimises."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 
 import torch

@@ -1,7 +1,5 @@
 """Interpreters: the head from an utterance's personalised frames to its attributes."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """The scores as metric state: every device adds its batches, each utterance counts once."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from hashlib import blake2b

@@ -1,7 +1,5 @@
 """Fine-tuning on the training speakers that sound most like the test's: the baselines of Sridhar and Busso (2022)."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Literal

@@ -1,7 +1,5 @@
 """Causal calibration: each utterance by what its speaker has said so far, itself included."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property

@@ -1,7 +1,5 @@
 """The recordings to recognise, from a file, a folder, a table or arrays."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Where the utterances of a recording are: by speech, by windows, or by turns."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

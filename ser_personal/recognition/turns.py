@@ -1,7 +1,5 @@
 """Who speaks when: turns of the speakers of a recording, from RTTM, Praat TextGrids, tables or Python."""
 
-from __future__ import annotations
-
 import logging
 import re
 from collections import Counter

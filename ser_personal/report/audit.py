@@ -1,7 +1,5 @@
 """The audit of a test run: groups that the model serves worse, speakers whom calibration harms, what vectors reveal."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

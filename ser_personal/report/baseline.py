@@ -1,7 +1,5 @@
 """The baseline of every table: ridge regression on functionals of MFCC, fitted on the training split."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

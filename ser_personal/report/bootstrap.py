@@ -1,7 +1,5 @@
 """95 % intervals, by resampling speakers, whose utterances aren't independent: what they show, how they are written."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from math import nan

@@ -1,7 +1,5 @@
 """`ser report`: one page about a test run, with an audit of its errors by group, or about annotated recordings."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """`ser report predictions.csv`: each speaker's values over time, a page for each recording, with its sound."""
 
-from __future__ import annotations
-
 import os
 import shlex
 from base64 import b64encode

@@ -1,7 +1,5 @@
 """Training speakers of a bundle without their names: `ser export --anonymise` and `--group_speakers`."""
 
-from __future__ import annotations
-
 from copy import deepcopy
 from dataclasses import replace
 from typing import cast

@@ -1,7 +1,5 @@
 """`ser import`: a public emotion model -> a checkpoint to test and train, and a bundle to annotate with."""
 
-from __future__ import annotations
-
 import shutil
 import zipfile
 import zlib

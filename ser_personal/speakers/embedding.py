@@ -1,7 +1,5 @@
 """The speaker embedding e_s: what every kind of it is, and the learnt one, a table and one fully connected layer."""
 
-from __future__ import annotations
-
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Speaker embeddings made from speaker features, fixed or by a trained embedder; both work for unseen speakers."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Sequence
 

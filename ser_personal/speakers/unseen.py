@@ -1,7 +1,5 @@
 """What SpeakerEmbedding gives an unseen speaker, outside the table or unknown; ours, as the paper doesn't say."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 
 from torch import Tensor

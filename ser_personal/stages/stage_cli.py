@@ -2,8 +2,6 @@
 
 # ruff: noqa: F401 (what is imported here has a short name on the command line)
 
-from __future__ import annotations
-
 import os
 import re
 import shlex

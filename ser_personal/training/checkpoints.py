@@ -1,7 +1,5 @@
 """What a stage leaves for the next one, papt.ckpt or finetune.ckpt, and what makes resuming training exact."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

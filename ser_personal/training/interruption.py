@@ -1,7 +1,5 @@
 """What stops training early: Ctrl-C, SIGTERM, SLURM's warning, a loss that isn't finite, a job of other tasks."""
 
-from __future__ import annotations
-
 import os
 import signal
 import threading
