@@ -7,7 +7,8 @@ from typing import Protocol, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ser_personal.calibration.pldc import FLOAT32_ROUNDING, PLDC, Neighbours
+from ser_personal.calibration.neighbours import Neighbours
+from ser_personal.calibration.pldc import FLOAT32_ROUNDING, PLDC
 from ser_personal.scores import Moments, Values, rows_by_speaker
 from ser_personal.speakers.bank import SpeakerBank, as_float64
 

@@ -18,7 +18,8 @@ from typing_extensions import override
 
 from ser_personal.calibration.conformal import intervals_as_json
 from ser_personal.calibration.divergence import speaker_shifts
-from ser_personal.calibration.pldc import PLDC, PRIOR_UTTERANCES, Calibration, PLDCSettings, speaker_vectors
+from ser_personal.calibration.neighbours import speaker_vectors
+from ser_personal.calibration.pldc import PLDC, PRIOR_UTTERANCES, Calibration, PLDCSettings
 from ser_personal.calibration.table import PredictedSet, calibration_table, of_other_speakers, standard_calibrators
 from ser_personal.data.datamodule import SpeechDataModule
 from ser_personal.encoder.personalized import PersonalizedEncoder

@@ -175,7 +175,7 @@ class FineTuning(PersonalizedModule):
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._take_over(checkpoint, "the checkpoint")
+        self._require_same_outputs(checkpoint, "the checkpoint")
         super().on_load_checkpoint(checkpoint)
 
     @override
@@ -228,13 +228,13 @@ class FineTuning(PersonalizedModule):
         if wanted not in {None, trained}:
             remedy = "Leave --model.fusion out, or give a checkpoint of that fusion"
             raise UserError(f"was trained with fusion {trained}, not {wanted}", where=path, remedy=remedy)
-        self._take_over(checkpoint, path)
+        self._require_same_outputs(checkpoint, path)
         self.personalized.rebuild(checkpoint[DESCRIPTION])
         self.check_training_set(training_set)
         return checkpoint
 
-    def _take_over(self, checkpoint: dict[str, Any], path: str) -> None:
-        """What was learnt of labels, nothing in PAPT: refuse other ones, and remember whose they were."""
+    def _require_same_outputs(self, checkpoint: dict[str, Any], path: str) -> None:
+        """Refuse a checkpoint of other attributes or emotions, and keep the hashes of what it was trained on."""
         wanted = list(self.attributes or self.emotions)
         trained = checkpoint.get(PREDICTS, wanted)
         # emotions may be left to the checkpoint

@@ -32,7 +32,7 @@ class SimilarSpeakers(SpeakerSelection):
     Acoustic features of utterances (MFCC functionals) are brought to a few whitened principal components; a Gaussian
     mixture is fitted to each speaker's; and training speakers are ranked by KL(target || training speaker). Sizes and
     numbers aren't recorded where we looked: they are arguments, and their defaults ours. No label is read. PLDC's
-    neighbours are others: those of `calibration.pldc`, by cosine of pooled frames.
+    neighbours are others: those of `calibration.neighbours`, by cosine of pooled frames.
 
     Args:
         strategy: `unique`, a chosen speaker's utterances enter once; `oversampling`, as often as test speakers chose

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from ser_personal.calibration.controls import AffineMap
 from ser_personal.calibration.few_labels import LabelPrior, with_labels
-from ser_personal.calibration.pldc import PLDCSettings, label_statistics, match_moments, nearest_rows, normalised
+from ser_personal.calibration.neighbours import nearest_rows, normalised
+from ser_personal.calibration.pldc import PLDCSettings, label_statistics, match_moments
 from ser_personal.calibration.posterior import AttributePosterior, PosteriorCalibrator
 from ser_personal.calibration.table import PredictedSet
 from ser_personal.errors import UserError, require_one_of

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ser_personal.calibration.pldc import PLDCSettings, label_statistics, normalised
+from ser_personal.calibration.neighbours import normalised
+from ser_personal.calibration.pldc import PLDCSettings, label_statistics
 from ser_personal.encoder.base import weights_fingerprint
 from ser_personal.errors import UserError
 from ser_personal.recognition.bundle import Bundle
