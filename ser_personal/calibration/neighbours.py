@@ -1,4 +1,4 @@
-"""Who a test speaker's neighbours are in PLDC: the training speakers whose vectors have the greatest cosine to theirs."""
+"""Who a test speaker's neighbours are in PLDC: the training speakers whose vectors have the greatest cosine."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
